@@ -1,0 +1,19 @@
+//! Records of Sluice's topics (DESIGN 2): the generated types, the envelope around them, and the small types that
+//! every crate shares: offsets, epochs, event time, the partition of a key.
+
+mod envelope;
+mod json;
+mod partition;
+mod types;
+
+pub use envelope::{DecodeError, RecordKind, SCHEMA, decode, encode, encode_into};
+pub use partition::{hash32, hash64, partition_of};
+pub use types::{Epoch, EventTime, Offset, Position};
+
+/// Types generated from `sluice/v1/sluice.proto`; the comments there are their documentation.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/sluice.v1.rs"));
+}
+
+pub use v1::envelope::Body;

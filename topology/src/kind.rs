@@ -1,0 +1,160 @@
+//! What the topology knows of each kind of operator, service and table.
+
+use sluice_proto::RecordKind;
+
+use crate::operator::{BroadcastTable, BuildContext, Operator, OperatorError};
+
+/// A kind of operator or service, as `kind: NAME` in the YAML names it.
+pub struct Kind {
+    /// Name in the YAML.
+    pub name: &'static str,
+    /// One line for `--help`, errors and graphs.
+    pub summary: &'static str,
+    /// Topics it reads.
+    pub inputs: &'static [InputSpec],
+    /// Topics it writes.
+    pub outputs: &'static [OutputSpec],
+    /// Kinds of broadcast table it looks things up in; the YAML names one table of each in `tables: [..]`.
+    pub lookups: &'static [&'static str],
+    /// Its other settings.
+    pub settings: &'static [SettingSpec],
+    /// Its state tables.
+    pub state: &'static [StateTable],
+    /// How instances and partitions go together.
+    pub parallel: Parallel,
+    /// What runs it.
+    pub role: Role,
+}
+
+/// What runs a kind.
+pub enum Role {
+    /// A pure operator inside a task.
+    Operator(fn(&BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError>),
+    /// A service with I/O of its own (gateway, jobmanager, apiserver), started by the binary.
+    Service,
+}
+
+/// How instances of an operator and partitions of its inputs go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parallel {
+    /// One task per partition of the inputs, which must be co-partitioned.
+    PerPartition,
+    /// One task that reads all partitions of all inputs.
+    Single,
+}
+
+/// An input port.
+pub struct InputSpec {
+    /// Key in the YAML, such as `in`.
+    pub name: &'static str,
+    /// Kinds of record it takes. A topic that carries others does not fit.
+    pub accepts: &'static [RecordKind],
+    /// May be left out.
+    pub optional: bool,
+    /// Is read before inputs without priority (with a starvation bound).
+    pub priority: bool,
+}
+
+/// An output port.
+pub struct OutputSpec {
+    /// Key in the YAML, such as `out`.
+    pub name: &'static str,
+    /// Kinds of record it writes.
+    pub writes: &'static [RecordKind],
+    /// May be left out: then those records go nowhere.
+    pub optional: bool,
+    /// What picks the partition.
+    pub keyed: Keyed,
+}
+
+/// What picks the partition of an output. Co-partitioned readers must agree on it (DESIGN 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keyed {
+    /// The session's id, 8 bytes big-endian.
+    Session,
+    /// The account's name.
+    Account,
+    /// The block's hash.
+    BlockHash,
+    /// The topic has one partition.
+    Single,
+}
+
+/// A setting.
+pub struct SettingSpec {
+    /// Key in the YAML.
+    pub name: &'static str,
+    /// What it must be.
+    pub ty: SettingType,
+    /// Value where the YAML has none, written as in the YAML; `None` makes the setting required, `Some("")` optional.
+    pub default: Option<&'static str>,
+    /// What it means, with its unit.
+    pub doc: &'static str,
+}
+
+/// Type of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettingType {
+    /// Any text.
+    Text,
+    /// Text that must come from the environment or a file, and is never printed.
+    Secret,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number in this range, both ends included.
+    Integer(u64, u64),
+    /// A decimal number such as a difficulty, kept as text and parsed exactly by its reader.
+    Decimal,
+    /// A length of time: `250ms`, `10s`, `5m`, `2h`, `30d`.
+    Duration,
+    /// A number of bytes: `900`, `64KiB`, `10GiB`.
+    Size,
+    /// `host:port`.
+    Address,
+    /// A list of `host:port`.
+    Addresses,
+}
+
+/// A table of an operator's state.
+pub struct StateTable {
+    /// Name; the task's table is called `operator.name`.
+    pub name: &'static str,
+    /// See [`sluice_state::TableSpec::group_prefix`].
+    pub group_prefix: Option<usize>,
+}
+
+/// A kind of broadcast table, as under `tables:` in the YAML.
+pub struct TableKind {
+    /// Name in the YAML.
+    pub name: &'static str,
+    /// One line for errors and graphs.
+    pub summary: &'static str,
+    /// Kinds of record its topic carries.
+    pub accepts: &'static [RecordKind],
+    /// Its settings besides `from` and `kind`.
+    pub settings: &'static [SettingSpec],
+    /// Makes an empty one.
+    pub build: fn(&BuildContext<'_>) -> Result<Box<dyn BroadcastTable>, OperatorError>,
+}
+
+/// All kinds there are, each list sorted by name.
+pub struct Registry {
+    /// Operators and services.
+    pub kinds: Vec<&'static Kind>,
+    /// Broadcast tables.
+    pub tables: Vec<&'static TableKind>,
+}
+
+impl Registry {
+    /// The kind with this name.
+    pub fn kind(&self, name: &str) -> Option<&'static Kind> {
+        self.kinds.iter().find(|kind| kind.name == name).copied()
+    }
+
+    /// The table kind with this name.
+    pub fn table(&self, name: &str) -> Option<&'static TableKind> {
+        self.tables.iter().find(|kind| kind.name == name).copied()
+    }
+}

@@ -1,0 +1,19 @@
+//! From `topology.yaml` to running tasks (DESIGN 3 and 5).
+//!
+//! ```text
+//! yaml -> spec (with source spans) -> check -> Graph -> plan of tasks -> runtime
+//! ```
+//!
+//! Operators and services are known to this crate only by their [`Kind`]: what they read and write, their settings,
+//! their state, and how to build one.
+
+pub mod kind;
+pub mod operator;
+pub mod settings;
+
+pub use kind::{InputSpec, Kind, Keyed, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable, TableKind};
+pub use operator::{
+    BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Lookups, Operator,
+    OperatorError, Source,
+};
+pub use settings::{SettingValue, Settings};

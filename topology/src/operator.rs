@@ -1,0 +1,280 @@
+//! What an operator is (DESIGN 5 and 6): a pure function of its ordered input and its state.
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_proto::v1::Envelope;
+use sluice_proto::{Body, EventTime, Offset};
+use sluice_state::{StateError, Tables};
+
+use crate::settings::Settings;
+
+/// An operator: called with one record at a time, in the order of its input.
+///
+/// No clock, randomness, network or iteration order of a hash map inside (invariant S2): time comes in records, memory
+/// is in `cx.state`, and what leaves goes through [`Context::emit`]. Fields of the operator itself may cache what is in
+/// the state, never hold what is not. The operators `submit` and `ledger` are the exceptions for which
+/// [`Externals`] and [`Operator::flush`] exist.
+pub trait Operator: Send {
+    /// Handles one record.
+    ///
+    /// # Errors
+    /// An error stops the process (invariant P1); bad input from a miner is a verdict, not an error.
+    fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError>;
+
+    /// The broadcast table (by its name as in [`crate::Kind::lookups`]) and the offset it must have applied before
+    /// `record` can be processed. The task reads on in that table first.
+    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
+        let _ = record;
+        None
+    }
+
+    /// Called after the outputs of a batch have become durable and before the state and `positions` are committed:
+    /// makes effects outside the state durable, together with `positions`. A crash after it repeats the batch, so what
+    /// it stores must tell repeated records by their source offsets.
+    ///
+    /// # Errors
+    /// An error stops the process; nothing is committed.
+    fn flush(&mut self, positions: &[InputPosition]) -> Result<(), OperatorError> {
+        let _ = positions;
+        Ok(())
+    }
+}
+
+/// A record on its way into an operator.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Name of the input port, as in the operator's [`crate::InputSpec`]s.
+    pub port: &'static str,
+    /// The record.
+    pub record: &'a Envelope,
+    /// Where the task read it, or the record it was made from inside the task, from the log.
+    pub source: &'a Source,
+}
+
+/// Where a record was read from the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: u32,
+    /// How many partitions the topic has.
+    pub partitions: u32,
+    /// Offset.
+    pub offset: Offset,
+}
+
+/// How far a task has read an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputPosition {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Partition.
+    pub partition: u32,
+    /// The next offset to read.
+    pub next: Offset,
+}
+
+/// What an operator has while it handles a record.
+pub struct Context<'a> {
+    /// The operator's state tables, by the index in its kind's list.
+    pub state: StateView<'a>,
+    lookups: &'a Lookups,
+    out: &'a mut Vec<Emission>,
+}
+
+impl<'a> Context<'a> {
+    /// A context; for the runtime and for tests.
+    pub fn new(state: StateView<'a>, lookups: &'a Lookups, out: &'a mut Vec<Emission>) -> Self {
+        Self { state, lookups, out }
+    }
+
+    /// Sends a record to the output port `port`. Ports that the YAML leaves unwired swallow it.
+    pub fn emit(&mut self, port: &'static str, key: Key, event_time: EventTime, body: Body) {
+        self.out.push(Emission { port, key, event_time, body });
+    }
+
+    /// The broadcast table of this kind, as far as it has been applied.
+    ///
+    /// # Errors
+    /// If the operator's kind does not list it, or it is of another type: a mistake in the program.
+    pub fn lookup<T: Any>(&self, kind: &'static str) -> Result<&'a T, OperatorError> {
+        self.lookups
+            .get(kind)
+            .and_then(|table| table.as_any().downcast_ref())
+            .ok_or_else(|| OperatorError::Bug(format!("no broadcast table of kind {kind}")))
+    }
+}
+
+/// An operator's own tables within its task's state.
+pub struct StateView<'a> {
+    tables: &'a mut Tables,
+    first: usize,
+}
+
+impl<'a> StateView<'a> {
+    /// The tables from index `first` on; for the runtime and for tests.
+    pub fn new(tables: &'a mut Tables, first: usize) -> Self {
+        Self { tables, first }
+    }
+
+    /// Value of `key` in the operator's table number `table`.
+    pub fn get(&self, table: usize, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        self.tables.get(self.first + table, key)
+    }
+
+    /// Sets `key`.
+    pub fn put(&mut self, table: usize, key: &[u8], value: &[u8]) -> Result<(), StateError> {
+        self.tables.put(self.first + table, key, value)
+    }
+
+    /// Sets `key` unless it is there; tells whether it was set.
+    pub fn insert(&mut self, table: usize, key: &[u8], value: &[u8]) -> Result<bool, StateError> {
+        self.tables.insert(self.first + table, key, value)
+    }
+
+    /// Removes `key`.
+    pub fn delete(&mut self, table: usize, key: &[u8]) -> Result<(), StateError> {
+        self.tables.delete(self.first + table, key)
+    }
+
+    /// Removes every row of a grouped table whose prefix is below `prefix`.
+    pub fn expire_below(&mut self, table: usize, prefix: &[u8]) -> Result<(), StateError> {
+        self.tables.expire_below(self.first + table, prefix)
+    }
+
+    /// Calls `visit` with each key and value in `from..to` in key order, uncommitted changes included, until it
+    /// returns `false`.
+    pub fn scan(
+        &self,
+        table: usize,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StateError> {
+        self.tables.scan(self.first + table, from, to, visit)
+    }
+}
+
+/// A record on its way out of an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emission {
+    /// Output port.
+    pub port: &'static str,
+    /// What picks the partition.
+    pub key: Key,
+    /// Event time of the record.
+    pub event_time: EventTime,
+    /// The record.
+    pub body: Body,
+}
+
+/// What picks the partition of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// These bytes, by murmur2.
+    Bytes(Bytes),
+    /// The partition with this number.
+    Partition(u32),
+    /// A copy to each partition.
+    Every,
+}
+
+impl Key {
+    /// The key of a session.
+    pub fn session(id: u64) -> Self {
+        Self::Bytes(Bytes::copy_from_slice(&id.to_be_bytes()))
+    }
+}
+
+/// A table that every task which needs it keeps for itself, fed by a topic of one partition.
+pub trait BroadcastTable: Send {
+    /// Applies the record at `offset`; called in order.
+    ///
+    /// # Errors
+    /// An error stops the process.
+    fn apply(&mut self, offset: Offset, record: &Envelope) -> Result<(), OperatorError>;
+
+    /// Raw records (offset and bytes) the table needs to be rebuilt after a restart, as of now: they are kept in the
+    /// task's state. Returns the smallest offset still needed; the task forgets what is before it.
+    fn keep_from(&self) -> Offset;
+
+    /// For [`Context::lookup`].
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Broadcast tables of a task by kind.
+#[derive(Default)]
+pub struct Lookups(HashMap<&'static str, Box<dyn BroadcastTable>>);
+
+impl Lookups {
+    /// Adds or replaces the table of `kind`.
+    pub fn insert(&mut self, kind: &'static str, table: Box<dyn BroadcastTable>) {
+        self.0.insert(kind, table);
+    }
+
+    /// The table of `kind`.
+    pub fn get(&self, kind: &str) -> Option<&dyn BroadcastTable> {
+        self.0.get(kind).map(AsRef::as_ref)
+    }
+
+    /// The table of `kind`, to apply records to.
+    pub fn get_mut(&mut self, kind: &str) -> Option<&mut Box<dyn BroadcastTable>> {
+        self.0.get_mut(kind)
+    }
+}
+
+/// What the outside lends to operators, by type: for instance `Arc<dyn BlockNodes>` for `submit`.
+#[derive(Default)]
+pub struct Externals(HashMap<TypeId, Box<dyn Any + Send + Sync>>);
+
+impl Externals {
+    /// Lends `value`.
+    pub fn insert<T: Any + Send + Sync>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), Box::new(value));
+    }
+
+    /// What was lent of type `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.0.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref())
+    }
+}
+
+/// What an operator or table is built from.
+pub struct BuildContext<'a> {
+    /// Name in the YAML.
+    pub name: &'a str,
+    /// Its settings.
+    pub settings: &'a Settings,
+    /// Chain of the topology: "main", "test", "testnet4", "signet" or "regtest".
+    pub network: &'a str,
+    /// The partition the task works on; 0 for [`crate::Parallel::Single`].
+    pub partition: u32,
+    /// How many partitions its first input has.
+    pub partitions: u32,
+    /// What the outside lends.
+    pub externals: &'a Externals,
+}
+
+/// Why an operator could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// A record that cannot be right: the task stops (invariant P1).
+    #[error("{0}")]
+    Record(String),
+    /// State could not be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Something outside (a database, a node) failed for good.
+    #[error("{0}")]
+    External(String),
+    /// A setting that the operator cannot work with.
+    #[error("{0}")]
+    Setting(String),
+    /// A mistake in the program.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
