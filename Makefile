@@ -1,0 +1,31 @@
+# make run    builds what is missing and shows a pool that finds blocks
+# make test   formatting, lints, every test, against real parts that it installs or builds once
+# make bench  the figures of docs/BENCHMARKS.md
+
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+cache := $(if $(SLUICE_CACHE),$(SLUICE_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/sluice)
+export CARGO_TARGET_DIR ?= $(cache)/target
+
+.PHONY: help run build test bench clean-data
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+build:
+	deploy/dev/setup.sh build
+	cargo build --release --locked --bin sluice
+
+run: build
+	$(CARGO_TARGET_DIR)/release/sluice demo
+
+test:
+	deploy/dev/setup.sh test
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo test --release --locked --workspace --no-fail-fast
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
+
+bench:
+	deploy/dev/setup.sh build
+	cargo bench --locked --workspace
