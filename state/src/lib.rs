@@ -4,12 +4,29 @@
 //! ```text
 //! operators --> Tables (overlay of uncommitted changes, digests) --commit--> Backend (RocksDB, or memory in tests)
 //! ```
+//!
+//! The log is the durable truth: state can always be made again from it. So a commit is written but not synced; a kill
+//! of the process loses nothing of it, a loss of power may lose the last commits, all of a commit or none of it, and
+//! the task then repeats the batches behind the last commit that is left ([`Backend::sync`] makes all of them durable).
 
+mod digest;
+mod env;
+mod memory;
+mod rocks;
+mod tables;
 mod types;
 
-pub use types::{Digest, StateError, TableSpec};
+pub use digest::row_hash;
+pub use env::{MemoryLimits, StateEnv};
+pub use memory::MemoryBackend;
+pub use rocks::RocksBackend;
+pub use tables::Tables;
+pub use types::{Digest, Lineage, StateError, TableSpec};
 
 use bytes::Bytes;
+
+/// Name of the table that every back end adds behind those it is opened with.
+pub const SYSTEM_TABLE: &str = "sluice.system";
 
 /// One change of a commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +58,19 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Index of the table it changes.
+    pub fn table(&self) -> usize {
+        match self {
+            Self::Put { table, .. } | Self::Delete { table, .. } | Self::DeleteRange { table, .. } => *table,
+        }
+    }
+}
+
 /// Where committed state lives. One per task. [`Tables`] puts the overlay and the digests above it.
+///
+/// A back end opened with `n` table specs has `n + 1` tables: the last one, [`SYSTEM_TABLE`], is where [`Tables`] keeps
+/// lineage, digests, and what the runtime commits along with the rows.
 pub trait Backend: Send {
     /// Committed value of `key`.
     fn get(&self, table: usize, key: &[u8]) -> Result<Option<Bytes>, StateError>;
@@ -58,6 +87,9 @@ pub trait Backend: Send {
 
     /// Applies all changes, in order, or none of them.
     fn commit(&mut self, changes: &[Change]) -> Result<(), StateError>;
+
+    /// Makes all commits durable.
+    fn sync(&mut self) -> Result<(), StateError>;
 
     /// A handle that reads the committed state from other threads.
     fn reader(&self) -> std::sync::Arc<dyn Reader>;

@@ -58,12 +58,64 @@ impl fmt::Display for Digest {
     }
 }
 
+/// What a task's state was made from. State is only ever used again by a task that would have made the same: with
+/// another log, other inputs or other tables its positions and rows mean nothing (DESIGN 5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// Name of the task.
+    pub task: String,
+    /// UUID of the log it reads and writes.
+    pub log_uuid: [u8; 16],
+    /// How its operators are wired, as text: equal text, equal meaning of the state.
+    pub wiring: String,
+}
+
+impl Lineage {
+    /// As it is stored: one fact a line, with the tables in order.
+    pub(crate) fn describe(&self, tables: &[TableSpec]) -> String {
+        let mut text = format!("format 1\ntask {}\nlog ", self.task);
+        for byte in self.log_uuid {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        text.push('\n');
+        for line in self.wiring.lines() {
+            text.push_str(&format!("wiring {line}\n"));
+        }
+        for table in tables {
+            let group = table.group_prefix.map_or_else(|| "-".to_owned(), |prefix| prefix.to_string());
+            text.push_str(&format!("table {} {group}\n", table.name));
+        }
+        text
+    }
+}
+
+/// First difference between the lineage that was `found` in a state and the one that is `wanted`, in words.
+pub(crate) fn first_difference(found: &str, wanted: &str) -> Option<String> {
+    let mut wanted_lines = wanted.lines();
+    for line in found.lines() {
+        match wanted_lines.next() {
+            Some(other) if other == line => {}
+            Some(other) => return Some(format!("it was made with \"{line}\", the topology says \"{other}\"")),
+            None => return Some(format!("it was made with \"{line}\", which the topology does not have")),
+        }
+    }
+    wanted_lines.next().map(|line| format!("it was made without \"{line}\""))
+}
+
 /// Why state could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StateError {
     /// A table name that the state was not opened with.
     #[error("the state has no table {0:?}")]
     NoTable(String),
+    /// A call that the table's kind does not allow: a mistake in the program.
+    #[error("internal error in state table {table}: {what}")]
+    Misuse {
+        /// The table.
+        table: String,
+        /// What was asked of it.
+        what: &'static str,
+    },
     /// What is on disk is damaged, or was written by another topology or program.
     #[error("state {path}: {what}")]
     Foreign {

@@ -9,6 +9,7 @@
 
 pub mod kind;
 pub mod operator;
+pub mod runtime;
 pub mod settings;
 
 pub use kind::{InputSpec, Kind, Keyed, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable, TableKind};
