@@ -1,5 +1,16 @@
 //! Running tasks (DESIGN 5): reading, lanes, direct hand-over, durable outputs, one atomic commit a batch.
+//!
+//! ```text
+//! log --> reader (decode, watermarks) --> task (operators, direct edges) --> log, then state: one commit
+//! ```
+//!
+//! Services that are no tasks (gateway, jobmanager) write with a [`Producer`] and read with a [`TopicReader`].
 
+pub mod lanes;
 pub mod plan;
+mod producer;
+mod reader;
 
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
+pub use producer::{EpochError, Producer, source_epoch};
+pub use reader::{ReadError, TopicReader};

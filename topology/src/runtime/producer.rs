@@ -1,0 +1,187 @@
+//! How a source (gateway, jobmanager) writes to a topic: each record gets its coordinates (DESIGN 5).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use sluice_log::{LogError, Partition, SharedLog};
+use sluice_proto::v1::Envelope;
+use sluice_proto::{Body, Epoch, EventTime, Offset, encode_into, hash64, partition_of};
+
+use super::lanes::{Lane, LaneTail};
+
+/// Writes records of a source to one topic. A source counts its records from 1 in each partition, anew in each epoch,
+/// so that readers notice a missing one and drop a repeated one. Shared by reference between threads.
+///
+/// There must be one producer for a task name and topic in an epoch: take the epoch from [`source_epoch`].
+pub struct Producer {
+    log: SharedLog,
+    lane: Lane,
+    epoch: Epoch,
+    partitions: Vec<Outlet>,
+    topic: Arc<str>,
+}
+
+struct Outlet {
+    partition: Partition,
+    tail: Mutex<(LaneTail, BytesMut)>,
+}
+
+impl Producer {
+    /// A producer to `topic`, which has this many partitions, for the source `task_name` in its `epoch`.
+    pub fn new(log: SharedLog, topic: &str, partitions: u32, task_name: &str, epoch: Epoch) -> Self {
+        let topic: Arc<str> = topic.into();
+        let outlet = |number| Outlet { partition: Partition::new(Arc::clone(&topic), number), tail: Mutex::default() };
+        let outlets = (0..partitions).map(outlet).collect();
+        let lane = Lane { task: hash64(task_name), source_topic: 0, source_partition: 0 };
+        Self { log, lane, epoch, partitions: outlets, topic }
+    }
+
+    /// Number of partitions of the topic.
+    pub fn partitions(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+
+    /// The partition that `key` belongs to.
+    pub fn partition_of(&self, key: &[u8]) -> u32 {
+        partition_of(key, self.partitions())
+    }
+
+    /// Appends `records` to a partition, in this order and behind those of earlier calls: the order is fixed by the
+    /// call, not by when the future is polled. Resolves to the offset of the first once all are durable.
+    ///
+    /// # Errors
+    /// As [`sluice_log::Log::append`]. An append that failed leaves a gap behind it on purpose: the log has stopped, and
+    /// whatever would be written later must not look complete.
+    pub fn append(
+        &self,
+        partition: u32,
+        records: Vec<(EventTime, Body)>,
+    ) -> BoxFuture<'static, Result<Offset, LogError>> {
+        let Some(outlet) = self.partitions.get(partition as usize) else {
+            let unknown = Partition::new(Arc::clone(&self.topic), partition);
+            return Box::pin(std::future::ready(Err(LogError::Unknown(unknown))));
+        };
+        let mut guard = outlet.tail.lock();
+        let (tail, buffer) = &mut *guard;
+        let mut batch: Vec<Bytes> = Vec::with_capacity(records.len());
+        for (event_time, body) in records {
+            let number = tail.last().map_or(1, |last| last.offset.saturating_add(1));
+            let from = tail.next(self.lane, self.epoch, number);
+            encode_into(&Envelope::new(event_time, from, body), buffer);
+            batch.push(buffer.split().freeze());
+        }
+        // Still under the lock: two calls for one partition reach the log in the order of their numbers.
+        self.log.append(&outlet.partition, batch)
+    }
+}
+
+/// Why a source could not take an epoch.
+#[derive(Debug, thiserror::Error)]
+pub enum EpochError {
+    /// The file that holds the last epoch cannot be read or written.
+    #[error("cannot take an epoch for {task}: {path}: {error}")]
+    Io {
+        /// Name of the source.
+        task: String,
+        /// The file.
+        path: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error(
+        "cannot take an epoch for {task}: {path} holds {found:?} and not a number below 2^32 - 1; repair it by hand"
+    )]
+    Damaged {
+        /// Name of the source.
+        task: String,
+        /// The file.
+        path: String,
+        /// What it holds.
+        found: String,
+    },
+}
+
+/// Start of the count of minutes that a source without a stored epoch begins with: 2025-01-01, seconds since the Unix
+/// epoch.
+const FIRST_EPOCH_BASE: u64 = 1_735_689_600;
+
+/// The next epoch of the source `task_name`: one more than the last, which is kept in `state_dir`; durable before it is
+/// returned, so that no epoch is ever given twice.
+///
+/// Where none is kept, the count begins with the minutes since 2025: should the directory be lost while the log is
+/// kept, the new epochs are still above the old ones (at up to one start a minute), and readers do not take the new
+/// records for repeated ones. Epochs stay below 2^24 until 2056.
+///
+/// # Errors
+/// If the file cannot be read or made durable, or is damaged.
+pub fn source_epoch(state_dir: &Path, task_name: &str) -> Result<Epoch, EpochError> {
+    let dir = state_dir.join("epochs");
+    let path = dir.join(format!("{:016x}", hash64(task_name)));
+    let io = |error| EpochError::Io { task: task_name.to_owned(), path: path.display().to_string(), error };
+    let damaged = |found: &str| EpochError::Damaged {
+        task: task_name.to_owned(),
+        path: path.display().to_string(),
+        found: found.to_owned(),
+    };
+    let next = match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let (last, name) = text.trim_end().split_once(' ').ok_or_else(|| damaged(&text))?;
+            let last: u32 = last.parse().map_err(|_| damaged(&text))?;
+            if name != task_name {
+                return Err(damaged(&text));
+            }
+            Epoch::new(last).next().ok_or_else(|| damaged(&text))?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let minutes = EventTime::now().secs().saturating_sub(FIRST_EPOCH_BASE) / 60;
+            Epoch::new(u32::try_from(minutes).unwrap_or(1).max(1))
+        }
+        Err(error) => return Err(io(error)),
+    };
+    std::fs::create_dir_all(&dir).map_err(io)?;
+    write_durably(&dir, &path, format!("{next} {task_name}\n").as_bytes()).map_err(io)?;
+    Ok(next)
+}
+
+/// Replaces the file at `path` in `dir`: after a crash or a loss of power either the old content is there or the new.
+fn write_durably(dir: &Path, path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let new = path.with_extension("new");
+    let mut file = std::fs::File::create(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    std::fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_grow_by_one_from_call_to_call_and_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = source_epoch(dir.path(), "stratumd").unwrap();
+        assert!((1..1 << 24).contains(&first.get()), "{first}");
+        for later in 1..4 {
+            assert_eq!(source_epoch(dir.path(), "stratumd").unwrap().get(), first.get() + later);
+        }
+        assert!(source_epoch(dir.path(), "jobmanager").unwrap() >= first);
+    }
+
+    #[test]
+    fn a_damaged_epoch_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        source_epoch(dir.path(), "stratumd").unwrap();
+        let file = std::fs::read_dir(dir.path().join("epochs")).unwrap().next().unwrap().unwrap().path();
+        for content in ["", "x stratumd", "7 other", "4294967295 stratumd"] {
+            std::fs::write(&file, content).unwrap();
+            assert!(matches!(source_epoch(dir.path(), "stratumd"), Err(EpochError::Damaged { .. })), "{content}");
+        }
+    }
+}
