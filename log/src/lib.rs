@@ -6,8 +6,15 @@
 //! Two words are never mixed up here: *written* means handed to the operating system, *durable* means it survives the
 //! loss of power (or, on a replicated log, of a broker). An append resolves when it is durable.
 
+mod chunk;
+pub mod conformance;
+mod genesis;
+mod memory;
+mod tail;
 mod types;
 
+pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
+pub use memory::MemoryLog;
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 
 use bytes::Bytes;
@@ -23,10 +30,16 @@ use std::time::Duration;
 ///   call, not by the first poll of the future.
 /// - A future of `append` that resolves to `Ok` means that the whole batch is durable and has been given consecutive
 ///   places in the partition's order; offsets grow but may have holes.
+/// - Dropping the future does not take the batch back: only the answer is lost.
 /// - Once an append has failed for another reason than its arguments, every later append fails too: nothing may become
 ///   durable behind a hole. The log is opened again to go on.
 /// - A reader sees durable records only, in order, each once.
-/// - Offset 0 of each partition is a genesis record, written when the topic is created.
+/// - Offset 0 of each partition is a genesis record, written when the topic is created. A reader at offset 0 gets it, and
+///   in the same list what comes next, even if the records behind it were trimmed.
+/// - The newest record of a partition is never removed, neither by [`Log::trim`] nor by retention: so a reader at
+///   offset 0 always finds where to go on.
+///
+/// The futures are to be polled inside a tokio runtime with time.
 pub trait Log: Send + Sync + 'static {
     /// Identity of the log, made when it was created.
     fn uuid(&self) -> [u8; 16];
@@ -61,9 +74,35 @@ pub trait Log: Send + Sync + 'static {
     /// First offset that is still there and the offset the next record will get.
     fn bounds(&self, of: &Partition) -> BoxFuture<'static, Result<Bounds, LogError>>;
 
-    /// Removes the records before `before`. The genesis record stays readable by offset 0.
+    /// Removes the records before `before`, except the newest one. The genesis record stays readable by offset 0.
+    ///
+    /// # Errors
+    /// [`LogError::OutOfRange`] if `before` lies beyond the next offset.
     fn trim(&self, of: &Partition, before: Offset) -> BoxFuture<'static, Result<(), LogError>>;
 }
 
 /// A log shared by everything in the process.
 pub type SharedLog = Arc<dyn Log>;
+
+/// Largest record there may be, in bytes. A full block with its envelope is below a tenth of it.
+pub const MAX_RECORD: usize = 64 << 20;
+
+/// Checks the arguments of an append.
+pub(crate) fn check_batch(to: &Partition, batch: &[Bytes]) -> Result<(), LogError> {
+    match batch.iter().map(Bytes::len).find(|&bytes| bytes > MAX_RECORD) {
+        Some(bytes) => Err(LogError::TooLarge { partition: to.clone(), bytes, limit: MAX_RECORD }),
+        None => Ok(()),
+    }
+}
+
+/// Where a partition with these bounds starts once it is trimmed to `before`; `None` if that changes nothing.
+pub(crate) fn trim_to(of: &Partition, bounds: Bounds, before: Offset) -> Result<Option<u64>, LogError> {
+    if before > bounds.next {
+        let Bounds { start, next } = bounds;
+        return Err(LogError::OutOfRange { partition: of.clone(), asked: before, start, next });
+    }
+    let newest = bounds.next.get().saturating_sub(1);
+    let start = before.get().min(newest);
+    // Without the record at 0, which stays, a partition that starts at 1 is one that starts at 0.
+    Ok((start > bounds.start.get().max(1)).then_some(start))
+}

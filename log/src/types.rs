@@ -60,6 +60,46 @@ pub struct TopicInfo {
     pub retention: Retention,
 }
 
+impl TopicSpec {
+    /// Checks the name and the number of partitions.
+    ///
+    /// # Errors
+    /// [`LogError::Name`] or [`LogError::NoPartitions`].
+    pub fn check(&self) -> Result<(), LogError> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.name.is_empty() || self.name.len() > 200 || !self.name.chars().all(fits) {
+            return Err(LogError::Name(self.name.clone()));
+        }
+        if self.partitions == 0 {
+            return Err(LogError::NoPartitions(self.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// The topic as it will be.
+    pub fn info(&self) -> TopicInfo {
+        TopicInfo { name: self.name.as_str().into(), partitions: self.partitions, retention: self.retention }
+    }
+}
+
+impl TopicInfo {
+    /// Checks that this topic has as many partitions as `spec` asks for.
+    ///
+    /// # Errors
+    /// [`LogError::PartitionCount`] if it has not.
+    pub fn check_count(&self, spec: &TopicSpec) -> Result<(), LogError> {
+        if self.partitions == spec.partitions {
+            return Ok(());
+        }
+        Err(LogError::PartitionCount { topic: self.name.to_string(), has: self.partitions, wanted: spec.partitions })
+    }
+
+    /// Its partitions.
+    pub fn all(&self) -> impl Iterator<Item = Partition> + '_ {
+        (0..self.partitions).map(|number| Partition::new(self.name.clone(), number))
+    }
+}
+
 /// A record as read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -99,8 +139,29 @@ pub enum LogError {
     /// The name of a topic that cannot be one.
     #[error("{0:?} cannot name a topic: use letters, digits, '.', '_' and '-', at most 200 of them")]
     Name(String),
+    /// A topic without partitions.
+    #[error("topic {0:?} was asked for with 0 partitions; it needs at least 1")]
+    NoPartitions(String),
+    /// A record that is too large. Nothing of its batch was appended; the log goes on.
+    #[error("a record of {bytes} bytes for {partition}; a record has at most {limit}")]
+    TooLarge {
+        /// Where it should have gone.
+        partition: Partition,
+        /// Its size.
+        bytes: usize,
+        /// The largest size there may be.
+        limit: usize,
+    },
+    /// The log was opened to be read only.
+    #[error("this log was opened to be read only; open it for writing, in one process at a time")]
+    ReadOnly,
+    /// Another process has the log.
+    #[error("{0} is in use by another process; stop that one first, or give this one a directory of its own")]
+    Locked(String),
     /// A read position that does not fit the log.
-    #[error("{partition} holds offsets {start} to {next}, not {asked}: the records were trimmed, or the log is another one")]
+    #[error(
+        "{partition} holds offsets {start} to {next}, not {asked}: the records were trimmed, or the log is another one"
+    )]
     OutOfRange {
         /// The partition.
         partition: Partition,
