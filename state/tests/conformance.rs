@@ -5,8 +5,7 @@
 use bytes::Bytes;
 use rocksdb::{Cache, WriteBufferManager};
 use sluice_state::{
-    Backend, Change, Lineage, MemoryBackend, MemoryLimits, Reader, RocksBackend, StateEnv, StateError, TableSpec,
-    Tables,
+    Backend, Change, Lineage, MemoryBackend, MemoryLimits, RocksBackend, StateEnv, StateError, TableSpec, Tables,
 };
 
 fn specs() -> Vec<TableSpec> {
