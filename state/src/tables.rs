@@ -287,6 +287,11 @@ impl Tables {
         self.tables.iter().map(|table| (table.spec.name.clone(), table.digest.total())).collect()
     }
 
+    /// Digest of every table, in order.
+    pub fn table_digests(&self) -> impl Iterator<Item = Digest> {
+        self.tables.iter().map(|table| table.digest.total())
+    }
+
     /// The tables, in order.
     pub fn specs(&self) -> impl Iterator<Item = &TableSpec> {
         self.tables.iter().map(|table| &table.spec)

@@ -136,6 +136,16 @@ impl Watermarks {
         Self { mid_stream: true, ..Self::default() }
     }
 
+    /// The reader began in the middle: to be stored, for [`Watermarks::restore_mid_stream`].
+    pub(crate) fn is_mid_stream(&self) -> bool {
+        self.mid_stream
+    }
+
+    /// Takes in that the reader began in the middle.
+    pub(crate) fn restore_mid_stream(&mut self) {
+        self.mid_stream = true;
+    }
+
     /// Judges a record by its coordinates and, if it is new, moves its lane's mark to it.
     ///
     /// # Errors

@@ -6,11 +6,24 @@
 //!
 //! Services that are no tasks (gateway, jobmanager) write with a [`Producer`] and read with a [`TopicReader`].
 
+mod broadcast;
+mod error;
+mod feed;
+mod handle;
 pub mod lanes;
+mod nodes;
+mod outbox;
+mod persist;
+mod picker;
 pub mod plan;
 mod producer;
 mod reader;
+mod status;
+mod task;
 
+pub use error::TaskError;
+pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
 pub use producer::{EpochError, Producer, source_epoch};
 pub use reader::{ReadError, TopicReader};
+pub use status::{InputStatus, OperatorStatus, TaskState, TaskStatus};

@@ -1,0 +1,155 @@
+//! Broadcast tables of a task: fed by a topic, read on when a record asks for it, rebuilt from the task's state.
+
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use sluice_log::{Partition, Record, SharedLog};
+use sluice_proto::{Offset, decode};
+use sluice_state::Tables;
+
+use super::error::TaskError;
+use super::feed::Feed;
+use super::lanes::Watermarks;
+use super::persist;
+use super::plan::TableFeed;
+use super::reader::ReadError;
+use crate::operator::{BroadcastTable, Lookups};
+
+/// What feeds one table; the table itself is among the task's [`Lookups`].
+pub(crate) struct Broadcast {
+    pub(crate) kind: &'static str,
+    name: String,
+    slot: String,
+    pub(crate) feed: Feed,
+    /// Records whose bytes are kept in the task's state.
+    kept: BTreeSet<Offset>,
+    pub(crate) processed: u64,
+}
+
+impl Broadcast {
+    /// Rebuilds `table` from the records that the state kept, and reads on behind them. With no state yet, it begins
+    /// with the oldest record that the log has.
+    pub(crate) async fn open(
+        spec: &TableFeed,
+        table: &mut dyn BroadcastTable,
+        log: &SharedLog,
+        tables: &mut Tables,
+    ) -> Result<Self, TaskError> {
+        let (partition, slot) = (Partition::new(spec.topic.clone(), 0), format!("table/{}", spec.kind.name));
+        let (next, watermarks) = match persist::position(tables, &slot)? {
+            Some(next) => {
+                let mut watermarks = Watermarks::from_the_start();
+                persist::load_watermarks(tables, &slot, &mut watermarks)?;
+                (next, watermarks)
+            }
+            None => {
+                let (next, watermarks) = oldest(log, &partition).await?;
+                persist::save_start(tables, &slot, &watermarks);
+                (next, watermarks)
+            }
+        };
+        let feed = Feed::new(log.clone(), partition, next, watermarks);
+        let kept = BTreeSet::new();
+        let mut this = Self { kind: spec.kind.name, name: spec.name.clone(), slot, feed, kept, processed: 0 };
+        for (offset, raw) in persist::raw_records(tables, &this.slot)? {
+            let partition = this.feed.partition().clone();
+            let record = decode(raw).map_err(|error| ReadError::Decode { partition, offset, error })?;
+            table.apply(offset, &record).map_err(|error| this.refused(offset, error))?;
+            this.kept.insert(offset);
+        }
+        Ok(this)
+    }
+
+    fn refused(&self, offset: Offset, error: crate::operator::OperatorError) -> TaskError {
+        TaskError::Table { table: self.name.clone(), partition: self.feed.partition().clone(), offset, error }
+    }
+
+    /// The table has applied the record at `offset`, or there is none there and it is past it.
+    pub(crate) fn has_reached(&self, offset: Offset) -> bool {
+        self.feed.next > offset
+    }
+
+    /// Applies one read's worth of records that are ready, if there are any.
+    pub(crate) fn apply_ready(&mut self, lookups: &mut Lookups, tables: &mut Tables) -> Result<(), TaskError> {
+        let records = self.feed.take(None);
+        self.apply(records, lookups, tables)
+    }
+
+    fn apply(&mut self, records: Vec<Record>, lookups: &mut Lookups, tables: &mut Tables) -> Result<(), TaskError> {
+        let Some(table) = lookups.get_mut(self.kind) else {
+            let what = format!("no table of kind {}", self.kind);
+            return Err(TaskError::Plan { task: self.name.clone(), what });
+        };
+        for record in records {
+            let next = record.offset.next();
+            if let Some(admitted) = self.feed.gate.pass(record)? {
+                let offset = admitted.offset;
+                table.apply(offset, &admitted.envelope).map_err(|error| self.refused(offset, error))?;
+                persist::keep_raw(tables, &self.slot, offset, admitted.raw);
+                self.kept.insert(offset);
+                self.processed += 1;
+            }
+            self.feed.next = next;
+        }
+        let still_needed = self.kept.split_off(&table.keep_from());
+        for forgotten in std::mem::replace(&mut self.kept, still_needed) {
+            persist::forget_raw(tables, &self.slot, forgotten);
+        }
+        persist::save_feed(tables, &self.slot, &mut self.feed);
+        Ok(())
+    }
+
+    /// Reads on until the record at `offset` has been applied, for at most `timeout`; tells whether it was. A gateway
+    /// cites only what it has read itself, so the record is in the log, and the wait is one for the log to hand it out.
+    pub(crate) async fn reach(
+        &mut self,
+        offset: Offset,
+        timeout: Duration,
+        lookups: &mut Lookups,
+        tables: &mut Tables,
+    ) -> Result<bool, TaskError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        while !self.has_reached(offset) {
+            let feed = &mut self.feed;
+            let fetched = poll_fn(|cx| match feed.poll_fetch(cx) {
+                Err(error) => Poll::Ready(Err(error)),
+                Ok(()) if feed.is_ready() => Poll::Ready(Ok(())),
+                Ok(()) => Poll::Pending,
+            });
+            match tokio::time::timeout_at(deadline, fetched).await {
+                Ok(fetched) => fetched?,
+                Err(_) => return Ok(false),
+            }
+            self.apply_ready(lookups, tables)?;
+        }
+        Ok(true)
+    }
+
+    /// The error of a record that needs `needed`, which [`Broadcast::reach`] did not find.
+    pub(crate) fn behind(&self, operator: &str, needed: Offset, timeout: Duration) -> TaskError {
+        TaskError::TableBehind {
+            operator: operator.to_owned(),
+            table: self.name.clone(),
+            partition: self.feed.partition().clone(),
+            needed,
+            have: self.feed.next,
+            waited_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// Where a table without state begins: with the first record, or with the oldest one left.
+async fn oldest(log: &SharedLog, partition: &Partition) -> Result<(Offset, Watermarks), TaskError> {
+    let bounds = log.bounds(partition).await.map_err(|error| ReadError::Log {
+        partition: partition.clone(),
+        offset: Offset::ZERO,
+        error,
+    })?;
+    if bounds.start <= Offset::new(1) {
+        return Ok((Offset::ZERO, Watermarks::from_the_start()));
+    }
+    tracing::warn!(%partition, start = %bounds.start, "a table begins behind records that the log has trimmed");
+    Ok((bounds.start, Watermarks::mid_stream()))
+}

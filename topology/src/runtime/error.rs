@@ -1,0 +1,110 @@
+//! Why a task cannot go on.
+
+use sluice_log::{LogError, Partition};
+use sluice_proto::Offset;
+use sluice_state::StateError;
+
+use super::reader::ReadError;
+use crate::operator::OperatorError;
+
+/// Why a task stopped. Nothing of the batch it was at has been committed (invariant P1).
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// An input could not be read, or what was read cannot be right.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The state could not be opened, read or committed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An operator or a table could not be built.
+    #[error("cannot set up {name}: {error}")]
+    Build {
+        /// Its name in the YAML.
+        name: String,
+        /// Why.
+        error: OperatorError,
+    },
+    /// An operator refused a record.
+    #[error("{operator} stopped at {partition} offset {offset}: {error}")]
+    Operator {
+        /// Its name in the YAML.
+        operator: String,
+        /// Partition of the record, or of the one it was made from.
+        partition: Partition,
+        /// Its offset.
+        offset: Offset,
+        /// Why.
+        error: OperatorError,
+    },
+    /// An operator could not make its effects durable.
+    #[error("{operator} could not store what it did: {error}")]
+    Flush {
+        /// Its name in the YAML.
+        operator: String,
+        /// Why.
+        error: OperatorError,
+    },
+    /// A broadcast table refused a record.
+    #[error("table {table} stopped at {partition} offset {offset}: {error}")]
+    Table {
+        /// Its name in the YAML.
+        table: String,
+        /// Partition of the record.
+        partition: Partition,
+        /// Its offset.
+        offset: Offset,
+        /// Why.
+        error: OperatorError,
+    },
+    /// A record cites an offset of a table's topic that the log does not have.
+    #[error(
+        "{operator} needs table {table} as of {partition} offset {needed}, but after {waited_ms} ms the log only had \
+         records before {have}: the topic has lost records, or is not the one that the record was made with"
+    )]
+    TableBehind {
+        /// The operator.
+        operator: String,
+        /// The table.
+        table: String,
+        /// Partition the table is made from.
+        partition: Partition,
+        /// Offset that must have been applied.
+        needed: Offset,
+        /// First offset that is not there.
+        have: Offset,
+        /// How long was waited, milliseconds.
+        waited_ms: u64,
+    },
+    /// Outputs could not be appended.
+    #[error("cannot append to {partition}: {error}")]
+    Append {
+        /// The partition.
+        partition: Partition,
+        /// What the log said.
+        error: LogError,
+    },
+    /// The state is ahead of the log.
+    #[error(
+        "the state has read {partition} up to offset {position}, but the log ends at {next}: the log has lost records \
+         or is another one; restore it, or replay the task into a new state"
+    )]
+    Regressed {
+        /// The partition.
+        partition: Partition,
+        /// Position in the state.
+        position: Offset,
+        /// End of the log.
+        next: Offset,
+    },
+    /// The plan cannot be run: a mistake in the program.
+    #[error("internal error in the plan of task {task}: {what}")]
+    Plan {
+        /// The task.
+        task: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The task panicked: a mistake in the program.
+    #[error("internal error: the task panicked: {0}")]
+    Panic(String),
+}

@@ -1,0 +1,322 @@
+//! Starting, watching and stopping the tasks of a process.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_log::{LogError, SharedLog};
+use sluice_state::{Reader, StateEnv};
+use tokio::sync::{oneshot, watch};
+
+use super::error::TaskError;
+use super::plan::{Destination, Plan, PortRef, TaskSpec};
+use super::status::{Shared, TaskState, TaskStatus};
+use super::task::{Surroundings, Task};
+use crate::operator::Externals;
+
+/// How tasks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuntimeOptions {
+    /// Batches of priority inputs in a row, at most, while another input has something to read.
+    pub starvation_bound: u32,
+    /// How long a task waits for a broadcast record that another record cites, before it stops.
+    pub table_timeout: Duration,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> Self {
+        Self { starvation_bound: 64, table_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Runs the tasks of a plan, each in a thread of its own.
+pub struct TopologyRuntime;
+
+/// A task that stopped by itself, and why.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("task {task} stopped: {error}")]
+pub struct TaskFailure {
+    /// Name of the task.
+    pub task: String,
+    /// Why.
+    pub error: Arc<TaskError>,
+}
+
+/// Why the tasks could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A topic could not be created.
+    #[error("cannot create topic {topic}: {error}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What the log said.
+        error: LogError,
+    },
+    /// A task could not open its state or its inputs.
+    #[error("task {task} cannot start: {error}")]
+    Task {
+        /// The task.
+        task: String,
+        /// Why.
+        error: TaskError,
+    },
+    /// The system gave no thread.
+    #[error("no thread for task {task}: {error}")]
+    Thread {
+        /// The task.
+        task: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// Tasks that had not stopped in time.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("these tasks did not stop in time: {}; what they had not committed is repeated at the next start", .0.join(", "))]
+pub struct StopError(pub Vec<String>);
+
+/// Committed state of one task, for the API.
+#[derive(Clone)]
+pub struct TableReader {
+    /// The task.
+    pub task: String,
+    /// The partition it works on.
+    pub partition: u32,
+    /// Reads its tables.
+    pub reader: Arc<dyn Reader>,
+}
+
+/// The running tasks. Dropping it tells them to stop, without waiting.
+pub struct RuntimeHandle {
+    log: SharedLog,
+    tasks: Vec<Running>,
+    stop: watch::Sender<bool>,
+    failure: watch::Receiver<Option<TaskFailure>>,
+    finished: watch::Receiver<usize>,
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    reader: Arc<dyn Reader>,
+}
+
+/// What a task's thread is given, and how it reports.
+struct Thread {
+    spec: TaskSpec,
+    around: Arc<Surroundings>,
+    stop: watch::Receiver<bool>,
+    failure: watch::Sender<Option<TaskFailure>>,
+    finished: watch::Sender<usize>,
+    opened: oneshot::Sender<Result<Running, TaskError>>,
+}
+
+impl TopologyRuntime {
+    /// Creates missing topics, opens the state of every task and starts them. Returns once all have opened.
+    ///
+    /// # Errors
+    /// If any of them cannot start; then none is left running.
+    pub async fn start(
+        plan: Plan,
+        log: SharedLog,
+        env: StateEnv,
+        externals: Arc<Externals>,
+        options: RuntimeOptions,
+    ) -> Result<RuntimeHandle, StartError> {
+        check(&plan)
+            .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
+        for topic in &plan.topics {
+            let created = log.create_topic(topic).await;
+            created.map_err(|error| StartError::Topic { topic: topic.name.clone(), error })?;
+        }
+        let around = Arc::new(Surroundings { log: log.clone(), env, externals, network: plan.network, options });
+        let (stop, stopped) = watch::channel(false);
+        let (failed, failure) = watch::channel(None);
+        let (finish, finished) = watch::channel(0);
+        let mut opening = Vec::with_capacity(plan.tasks.len());
+        for spec in plan.tasks {
+            let (opened, report) = oneshot::channel();
+            let task = spec.name.clone();
+            let thread = Thread {
+                spec,
+                around: Arc::clone(&around),
+                stop: stopped.clone(),
+                failure: failed.clone(),
+                finished: finish.clone(),
+                opened,
+            };
+            // The channel to stop them is dropped with an error here, which stops those that have begun.
+            thread.spawn().map_err(|error| StartError::Thread { task: task.clone(), error })?;
+            opening.push((task, report));
+        }
+        let mut tasks = Vec::with_capacity(opening.len());
+        for (task, report) in opening {
+            match report.await {
+                Ok(Ok(running)) => tasks.push(running),
+                Ok(Err(error)) => return Err(StartError::Task { task, error }),
+                Err(_) => {
+                    let error = TaskError::Panic("while it opened; see the log".into());
+                    return Err(StartError::Task { task, error });
+                }
+            }
+        }
+        Ok(RuntimeHandle { log, tasks, stop, failure, finished })
+    }
+}
+
+impl Thread {
+    fn spawn(self) -> std::io::Result<()> {
+        let name = self.spec.name.clone();
+        std::thread::Builder::new().name(name).spawn(move || self.run()).map(drop)
+    }
+
+    fn run(self) {
+        let Self { spec, around, mut stop, failure, finished, opened } = self;
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = opened.send(Err(TaskError::Panic(format!("no event loop: {error}"))));
+                return;
+            }
+        };
+        let mut task = match runtime.block_on(Task::open(&spec, &around)) {
+            Ok(task) => task,
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return;
+            }
+        };
+        let shared = task.shared();
+        let _ = opened.send(Ok(Running { shared: task.shared(), reader: task.reader() }));
+        tracing::info!(task = %spec.name, "task started");
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&mut stop))));
+        let result = result.unwrap_or_else(|panic| Err(TaskError::Panic(panic_message(panic.as_ref()))));
+        // The state is closed before the task counts as finished: the next owner can open it then.
+        drop(task);
+        match result {
+            Ok(()) => {
+                *shared.state.lock() = (TaskState::Stopped, None);
+                tracing::info!(task = %spec.name, "task stopped");
+            }
+            Err(error) => {
+                *shared.state.lock() = (TaskState::Failed, Some(error.to_string()));
+                tracing::error!(task = %spec.name, %error, "task failed");
+                let first = TaskFailure { task: spec.name, error: Arc::new(error) };
+                failure.send_if_modified(|known| {
+                    let is_first = known.is_none();
+                    known.get_or_insert(first);
+                    is_first
+                });
+            }
+        }
+        finished.send_modify(|count| *count += 1);
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}
+
+impl RuntimeHandle {
+    /// All tasks as they are now.
+    pub async fn status(&self) -> Vec<TaskStatus> {
+        let mut all = Vec::with_capacity(self.tasks.len());
+        for task in &self.tasks {
+            all.push(task.shared.status(&self.log).await);
+        }
+        all
+    }
+
+    /// Committed state of every task that has the table `name`, such as `stats.buckets`. They go on working when the
+    /// tasks have stopped, and keep the state open until they are dropped.
+    pub fn readers(&self, name: &str) -> Vec<TableReader> {
+        let having = self.tasks.iter().filter(|task| task.shared.tables.iter().any(|table| table == name));
+        let readers = having.map(|task| TableReader {
+            task: task.shared.name.clone(),
+            partition: task.shared.partition,
+            reader: Arc::clone(&task.reader),
+        });
+        readers.collect()
+    }
+
+    /// Returns once a task has failed: the process should stop with this as its cause. Never returns if none does.
+    pub async fn failed(&self) -> TaskFailure {
+        let mut failure = self.failure.clone();
+        loop {
+            if let Some(failure) = failure.borrow_and_update().as_ref() {
+                return failure.clone();
+            }
+            if failure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The first failure, if there was one.
+    pub fn failure(&self) -> Option<TaskFailure> {
+        self.failure.borrow().clone()
+    }
+
+    /// Stops all tasks: each finishes its batch, commits it and makes its state durable.
+    ///
+    /// # Errors
+    /// Names the tasks that have not stopped after `within`.
+    pub async fn stop(&self, within: Duration) -> Result<(), StopError> {
+        self.stop.send_replace(true);
+        let mut finished = self.finished.clone();
+        let all = finished.wait_for(|count| *count >= self.tasks.len());
+        // An error of the channel means that every thread is gone.
+        if tokio::time::timeout(within, all).await.is_ok() {
+            return Ok(());
+        }
+        let running = self.tasks.iter().filter(|task| task.shared.state.lock().0 == TaskState::Running);
+        Err(StopError(running.map(|task| task.shared.name.clone()).collect()))
+    }
+}
+
+/// What the runtime relies on; the graph is built so.
+fn check(plan: &Plan) -> Result<(), (String, String)> {
+    let mut names = BTreeSet::new();
+    for task in &plan.tasks {
+        let wrong = |what: String| Err((task.name.clone(), what));
+        if !names.insert(&task.name) {
+            return wrong("there are two tasks of this name".into());
+        }
+        let mut kinds = BTreeSet::new();
+        if let Some(twice) = task.tables.iter().find(|table| !kinds.insert(table.kind.name)) {
+            return wrong(format!("it has two tables of kind {}", twice.kind.name));
+        }
+        let mut inputs = BTreeSet::new();
+        if let Some(twice) = task.inputs.iter().find(|input| !inputs.insert((&input.topic, input.partition))) {
+            return wrong(format!("it reads {}/{} twice", twice.topic, twice.partition));
+        }
+        for port in task.inputs.iter().flat_map(|input| &input.to) {
+            check_port(task, port).or_else(wrong)?;
+        }
+        for (index, operator) in task.operators.iter().enumerate() {
+            for destination in operator.outputs.iter().flat_map(|wire| &wire.to) {
+                match destination {
+                    Destination::Topic { partitions: 0, topic } => return wrong(format!("{topic} has no partitions")),
+                    Destination::Topic { .. } => {}
+                    Destination::Direct(port) if port.operator <= index => {
+                        return wrong(format!("a direct edge of {} leads backwards", operator.name));
+                    }
+                    Destination::Direct(port) => check_port(task, port).or_else(wrong)?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_port(task: &TaskSpec, port: &PortRef) -> Result<(), String> {
+    let Some(operator) = task.operators.get(port.operator) else {
+        return Err(format!("there is no operator number {}", port.operator));
+    };
+    if operator.kind.inputs.iter().any(|input| input.name == port.port) {
+        return Ok(());
+    }
+    Err(format!("{} has no input {}", operator.name, port.port))
+}

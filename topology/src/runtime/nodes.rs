@@ -1,0 +1,147 @@
+//! The operators of a task and the wires between them.
+
+use std::time::Instant;
+
+use sluice_proto::RecordKind;
+use sluice_proto::v1::Envelope;
+use sluice_state::{TableSpec, Tables};
+
+use super::error::TaskError;
+use super::outbox::Outbox;
+use super::plan::{Destination, OperatorSpec, PortRef, TaskSpec};
+use crate::kind::Role;
+use crate::operator::{
+    BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, Source, StateView,
+};
+
+/// An operator in its place.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) operator: Box<dyn Operator>,
+    ports: Vec<Port>,
+    first_table: usize,
+    pub(crate) processed: u64,
+    pub(crate) emitted: u64,
+    pub(crate) busy_ns: u64,
+}
+
+/// An output port: what may leave by it and where it leads.
+struct Port {
+    name: &'static str,
+    writes: &'static [RecordKind],
+    to: Vec<Route>,
+}
+
+/// The end of a wire.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Route {
+    /// Index of a topic in the [`Outbox`].
+    Stored(usize),
+    /// A port of an operator of this task.
+    Direct(PortRef),
+}
+
+/// Names of the task's state tables, operator by operator.
+pub(crate) fn state_tables(spec: &TaskSpec) -> Vec<TableSpec> {
+    let tables = spec.operators.iter().flat_map(|operator| {
+        operator.kind.state.iter().map(|table| TableSpec {
+            name: format!("{}.{}", operator.name, table.name),
+            group_prefix: table.group_prefix,
+        })
+    });
+    tables.collect()
+}
+
+/// Builds the operators of a task; the outbox learns the topics they write to.
+pub(crate) fn build(
+    spec: &TaskSpec,
+    network: &str,
+    externals: &Externals,
+    tables: &Tables,
+    outbox: &mut Outbox,
+) -> Result<Vec<Node>, TaskError> {
+    let mut nodes = Vec::with_capacity(spec.operators.len());
+    let mut first_table = 0;
+    for operator in &spec.operators {
+        let context = BuildContext {
+            name: &operator.name,
+            settings: &operator.settings,
+            network,
+            partition: spec.partition,
+            partitions: spec.partitions,
+            externals,
+        };
+        let Role::Operator(make) = operator.kind.role else {
+            let what = format!("{} is a service", operator.name);
+            return Err(TaskError::Plan { task: spec.name.clone(), what });
+        };
+        nodes.push(Node {
+            name: operator.name.clone(),
+            operator: make(&context).map_err(|error| TaskError::Build { name: operator.name.clone(), error })?,
+            ports: ports(operator, tables, outbox)?,
+            first_table,
+            processed: 0,
+            emitted: 0,
+            busy_ns: 0,
+        });
+        first_table += operator.kind.state.len();
+    }
+    Ok(nodes)
+}
+
+fn ports(operator: &OperatorSpec, tables: &Tables, outbox: &mut Outbox) -> Result<Vec<Port>, TaskError> {
+    let mut ports = Vec::with_capacity(operator.kind.outputs.len());
+    for output in operator.kind.outputs {
+        let wires = operator.outputs.iter().filter(|wire| wire.port == output.name).flat_map(|wire| &wire.to);
+        let mut to = Vec::new();
+        for destination in wires {
+            to.push(match destination {
+                Destination::Topic { topic, partitions } => Route::Stored(outbox.topic(tables, topic, *partitions)?),
+                Destination::Direct(port) => Route::Direct(*port),
+            });
+        }
+        ports.push(Port { name: output.name, writes: output.writes, to });
+    }
+    Ok(ports)
+}
+
+impl Node {
+    /// Gives the operator one record; what it sends is added to `out`. With `timed`, the time it takes counts for this
+    /// many records.
+    pub(crate) fn process(
+        &mut self,
+        (port, record, source): (&'static str, &Envelope, &Source),
+        tables: &mut Tables,
+        lookups: &Lookups,
+        out: &mut Vec<Emission>,
+        timed: Option<u64>,
+    ) -> Result<(), OperatorError> {
+        let begun = timed.map(|weight| (weight, Instant::now()));
+        let before = out.len();
+        let mut context = Context::new(StateView::new(tables, self.first_table), lookups, out);
+        let result = self.operator.process(&Input { port, record, source }, &mut context);
+        self.processed += 1;
+        self.emitted += (out.len() - before) as u64;
+        if let Some((weight, begun)) = begun {
+            let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.busy_ns = self.busy_ns.saturating_add(nanos.saturating_mul(weight));
+        }
+        result
+    }
+
+    /// Where what the operator sent goes; nowhere if the port is not wired.
+    pub(crate) fn routes(&self, emission: &Emission) -> Result<&[Route], OperatorError> {
+        let port = self.ports.iter().find(|port| port.name == emission.port);
+        let port = port.ok_or_else(|| OperatorError::Bug(format!("{} has no output {}", self.name, emission.port)))?;
+        let kind = RecordKind::of(&emission.body);
+        if port.writes.contains(&kind) {
+            return Ok(&port.to);
+        }
+        Err(OperatorError::Bug(format!(
+            "{}.{} sends a {}, which it does not declare",
+            self.name,
+            port.name,
+            kind.name()
+        )))
+    }
+}

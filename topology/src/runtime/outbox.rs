@@ -1,0 +1,128 @@
+//! What a batch writes: encoded with its coordinates, appended by partition, awaited until durable.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::try_join_all;
+use sluice_log::{Partition, SharedLog};
+use sluice_proto::v1::Envelope;
+use sluice_proto::{Body, Epoch, EventTime, Offset, encode_into, partition_of};
+use sluice_state::{StateError, Tables};
+
+use super::error::TaskError;
+use super::lanes::{Lane, LaneTail};
+use super::persist;
+use crate::operator::Key;
+
+/// Stored destinations of a task.
+pub(crate) struct Outbox {
+    log: SharedLog,
+    epoch: Epoch,
+    /// One lane for each input of the task.
+    lanes: Vec<Lane>,
+    topics: Vec<Topic>,
+    buffer: BytesMut,
+    /// Records appended so far.
+    pub(crate) appended: u64,
+}
+
+struct Topic {
+    name: Arc<str>,
+    outlets: Vec<Outlet>,
+}
+
+/// One destination partition.
+struct Outlet {
+    partition: Partition,
+    slot: String,
+    /// End of each lane, as the batch has moved it so far.
+    tails: Vec<LaneTail>,
+    moved: Vec<bool>,
+    batch: Vec<Bytes>,
+}
+
+impl Outbox {
+    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Vec<Lane>) -> Self {
+        Self { log, epoch, lanes, topics: Vec::new(), buffer: BytesMut::new(), appended: 0 }
+    }
+
+    /// Index of the destination `topic`, which has this many partitions; new ones take the committed ends of lanes.
+    pub(crate) fn topic(&mut self, tables: &Tables, topic: &Arc<str>, partitions: u32) -> Result<usize, StateError> {
+        if let Some(known) = self.topics.iter().position(|known| known.name == *topic) {
+            return Ok(known);
+        }
+        let mut outlets = Vec::new();
+        for number in 0..partitions {
+            let partition = Partition::new(Arc::clone(topic), number);
+            let slot = partition.to_string();
+            let tails: Result<Vec<_>, _> = self.lanes.iter().map(|lane| persist::tail(tables, &slot, *lane)).collect();
+            let moved = vec![false; self.lanes.len()];
+            outlets.push(Outlet { partition, slot, tails: tails?, moved, batch: Vec::new() });
+        }
+        self.topics.push(Topic { name: Arc::clone(topic), outlets });
+        Ok(self.topics.len() - 1)
+    }
+
+    /// Adds a record to the batch, made from the record of `input` at `source`.
+    ///
+    /// # Errors
+    /// If the key names a partition that the topic does not have.
+    pub(crate) fn store(
+        &mut self,
+        topic: usize,
+        (input, source): (usize, Offset),
+        key: &Key,
+        event_time: EventTime,
+        body: Body,
+    ) -> Result<(), String> {
+        let (lane, epoch) = (self.lanes[input], self.epoch);
+        let topic = &mut self.topics[topic];
+        let count = topic.outlets.len() as u32;
+        let mut envelope = Envelope::new(event_time, Default::default(), body);
+        let chosen = match key {
+            Key::Bytes(key) => partition_of(key, count)..partition_of(key, count) + 1,
+            Key::Partition(number) if *number < count => *number..*number + 1,
+            Key::Partition(number) => {
+                return Err(format!("record for partition {number} of {}, which has {count}", topic.name));
+            }
+            Key::Every => 0..count,
+        };
+        for outlet in &mut topic.outlets[chosen.start as usize..chosen.end as usize] {
+            envelope.from = Some(outlet.tails[input].next(lane, epoch, source.get()));
+            outlet.moved[input] = true;
+            encode_into(&envelope, &mut self.buffer);
+            outlet.batch.push(self.buffer.split().freeze());
+        }
+        Ok(())
+    }
+
+    /// Appends the batch; returns once all of it is durable.
+    pub(crate) async fn append(&mut self) -> Result<(), TaskError> {
+        let mut appends = Vec::new();
+        for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
+            if outlet.batch.is_empty() {
+                continue;
+            }
+            self.appended += outlet.batch.len() as u64;
+            let append = self.log.append(&outlet.partition, std::mem::take(&mut outlet.batch));
+            let partition = &outlet.partition;
+            appends.push(async move {
+                append.await.map_err(|error| TaskError::Append { partition: partition.clone(), error })
+            });
+        }
+        try_join_all(appends).await.map(drop)
+    }
+
+    /// Puts the ends of lanes that moved into the next commit.
+    pub(crate) fn save(&mut self, tables: &mut Tables) {
+        for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
+            for (input, moved) in outlet.moved.iter_mut().enumerate() {
+                if std::mem::take(moved)
+                    && let Some(position) = outlet.tails[input].last()
+                {
+                    persist::save_tail(tables, &outlet.slot, self.lanes[input], self.epoch, position);
+                }
+            }
+        }
+    }
+}

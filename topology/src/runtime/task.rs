@@ -1,0 +1,444 @@
+//! A task at work: read, process, append, flush, commit.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use sluice_log::{Partition, Record, SharedLog};
+use sluice_proto::v1::{Coordinates, Envelope};
+use sluice_proto::{Epoch, Offset, hash32, hash64};
+use sluice_state::{Lineage, StateEnv, Tables};
+use tokio::sync::watch;
+
+use super::broadcast::Broadcast;
+use super::error::TaskError;
+use super::feed::Feed;
+use super::lanes::{Lane, Watermarks};
+use super::nodes::{self, Node, Route};
+use super::outbox::Outbox;
+use super::persist;
+use super::picker::Picker;
+use super::plan::{PortRef, StoredInput, TaskSpec};
+use super::reader::Admitted;
+use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
+use crate::operator::{BuildContext, Emission, Externals, InputPosition, Lookups, Source};
+
+/// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
+/// same to the byte. A new owner would take the next one.
+const EPOCH: Epoch = Epoch::new(1);
+/// One in this many records has its operators' time taken.
+const TIMED_ONE_IN: u64 = 16;
+
+/// What all tasks of a runtime share.
+pub(crate) struct Surroundings {
+    pub(crate) log: SharedLog,
+    pub(crate) env: StateEnv,
+    pub(crate) externals: Arc<Externals>,
+    pub(crate) network: String,
+    pub(crate) options: super::RuntimeOptions,
+}
+
+/// A task with its state open.
+pub(crate) struct Task {
+    name: String,
+    task_hash: u64,
+    tables: Tables,
+    lookups: Lookups,
+    broadcasts: Vec<Broadcast>,
+    inputs: Vec<TaskInput>,
+    nodes: Vec<Node>,
+    outbox: Outbox,
+    picker: Picker,
+    /// A batch that was begun before the last crash: it comes first, and reads as far as it did then.
+    unfinished: Option<(usize, Offset)>,
+    table_timeout: Duration,
+    work: Vec<Work>,
+    emissions: Vec<Emission>,
+    shared: Arc<Shared>,
+}
+
+struct TaskInput {
+    feed: Feed,
+    slot: String,
+    to: Vec<PortRef>,
+    source: Source,
+    moved: bool,
+    processed: u64,
+}
+
+/// What is left to do for the record at hand; the last one is done first.
+enum Work {
+    /// Give a record to a port.
+    Deliver(PortRef, Envelope),
+    /// Bring a record on its way.
+    Route(Route, Emission),
+    /// Find out where a record goes that this operator sent.
+    Emitted(usize, Emission),
+}
+
+impl Task {
+    /// Opens the task's state and brings everything to where it was committed.
+    pub(crate) async fn open(spec: &TaskSpec, around: &Surroundings) -> Result<Self, TaskError> {
+        let lineage = Lineage { task: spec.name.clone(), log_uuid: around.log.uuid(), wiring: spec.wiring() };
+        let state_tables = nodes::state_tables(spec);
+        let mut tables = around.env.open(state_tables, &lineage)?;
+        let mut inputs = Vec::with_capacity(spec.inputs.len());
+        for input in &spec.inputs {
+            inputs.push(TaskInput::open(input, &around.log, &tables).await?);
+        }
+        let task_hash = hash64(&spec.name);
+        let lanes = spec.inputs.iter().map(|input| Lane {
+            task: task_hash,
+            source_topic: hash32(&input.topic),
+            source_partition: input.partition,
+        });
+        let mut outbox = Outbox::new(around.log.clone(), EPOCH, lanes.collect());
+        let nodes = nodes::build(spec, &around.network, &around.externals, &tables, &mut outbox)?;
+        let (lookups, broadcasts) = open_tables(spec, around, &mut tables).await?;
+        let unfinished = persist::intent(&tables)?.and_then(|(slot, until)| {
+            let input = inputs.iter().position(|input: &TaskInput| input.slot == slot)?;
+            (inputs[input].feed.next < until).then_some((input, until))
+        });
+        let priority = spec.inputs.iter().map(|input| input.priority).collect();
+        let shared = Arc::new(shared(spec, &inputs, &broadcasts, &nodes, &tables));
+        Ok(Self {
+            name: spec.name.clone(),
+            task_hash,
+            tables,
+            lookups,
+            broadcasts,
+            inputs,
+            nodes,
+            outbox,
+            picker: Picker::new(priority, around.options.starvation_bound),
+            unfinished,
+            table_timeout: around.options.table_timeout,
+            work: Vec::new(),
+            emissions: Vec::new(),
+            shared,
+        })
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(crate) fn reader(&self) -> Arc<dyn sluice_state::Reader> {
+        self.tables.reader()
+    }
+
+    /// Works until `stop` says so (or its sender is gone): then finishes the batch, commits it and makes the state
+    /// durable.
+    pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                ready = self.wait() => ready?,
+            }
+            self.step().await?;
+        }
+        self.tables.sync()?;
+        Ok(())
+    }
+
+    /// Returns once there is something to do.
+    async fn wait(&mut self) -> Result<(), TaskError> {
+        poll_fn(|cx| {
+            let mut ready = false;
+            let inputs = self.inputs.iter_mut().map(|input| &mut input.feed);
+            for feed in self.broadcasts.iter_mut().map(|broadcast| &mut broadcast.feed).chain(inputs) {
+                if let Err(error) = feed.poll_fetch(cx) {
+                    return Poll::Ready(Err(error.into()));
+                }
+                ready |= feed.is_ready();
+            }
+            if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Applies what has come for the tables, then works on one batch of one input, if any is there.
+    async fn step(&mut self) -> Result<(), TaskError> {
+        let mut applied = false;
+        for broadcast in &mut self.broadcasts {
+            if broadcast.feed.is_ready() {
+                broadcast.apply_ready(&mut self.lookups, &mut self.tables)?;
+                applied = true;
+            }
+        }
+        match self.next_batch()? {
+            Some((input, records)) => self.batch(input, records).await,
+            None if applied => self.commit(),
+            None => Ok(()),
+        }
+    }
+
+    /// The next batch: one input's, so that what a task with several has done can be told by an offset.
+    fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
+        if let Some((input, until)) = self.unfinished {
+            if self.inputs[input].feed.next < until {
+                let records = self.inputs[input].feed.take(Some(until));
+                return Ok((!records.is_empty()).then_some((input, records)));
+            }
+            self.unfinished = None;
+        }
+        let ready: Vec<bool> = self.inputs.iter().map(|input| input.feed.is_ready()).collect();
+        let Some(input) = self.picker.pick(&ready) else { return Ok(None) };
+        let records = self.inputs[input].feed.take(None);
+        // With several inputs the order between them is a matter of timing. It is remembered before anything is
+        // written, so that after a crash the same batch comes again and makes the same outputs (invariant S2).
+        if self.inputs.len() > 1
+            && let Some(last) = records.last()
+        {
+            persist::save_intent(&mut self.tables, &self.inputs[input].slot, last.offset.next());
+            self.tables.commit()?;
+        }
+        Ok(Some((input, records)))
+    }
+
+    /// A batch from its records to its commit.
+    async fn batch(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
+        self.process(input, records).await?;
+        self.outbox.append().await?;
+        self.flush()?;
+        self.commit()
+    }
+
+    /// Runs the operators on each record; what they send to topics waits in the outbox.
+    async fn process(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
+        for record in records {
+            let next = record.offset.next();
+            if let Some(admitted) = self.inputs[input].feed.gate.pass(record)? {
+                self.process_one(input, admitted).await?;
+            }
+            self.inputs[input].feed.next = next;
+        }
+        self.inputs[input].moved = true;
+        Ok(())
+    }
+
+    async fn process_one(&mut self, index: usize, record: Admitted) -> Result<(), TaskError> {
+        let input = &mut self.inputs[index];
+        input.source.offset = record.offset;
+        input.processed += 1;
+        let timed = input.processed.is_multiple_of(TIMED_ONE_IN).then_some(TIMED_ONE_IN);
+        let event_time = &self.shared.feeds[index].event_time;
+        event_time.store(record.envelope.event_time_ns, Ordering::Relaxed);
+        if let Some((first, others)) = input.to.split_first() {
+            for port in others.iter().rev() {
+                self.work.push(Work::Deliver(*port, record.envelope.clone()));
+            }
+            self.work.push(Work::Deliver(*first, record.envelope));
+        }
+        while let Some(work) = self.work.pop() {
+            match work {
+                Work::Deliver(port, record) => self.deliver(index, port, &record, timed).await?,
+                Work::Emitted(operator, emission) => self.fan_out(index, operator, emission)?,
+                Work::Route(route, emission) => self.route(index, route, emission)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a record to an operator, once the tables are as far as it needs; what it sends goes on the pile so that
+    /// it is dealt with in the order it was sent, each with all that follows from it before the next one.
+    async fn deliver(
+        &mut self,
+        input: usize,
+        to: PortRef,
+        record: &Envelope,
+        timed: Option<u64>,
+    ) -> Result<(), TaskError> {
+        if let Some((kind, offset)) = self.nodes[to.operator].operator.requires(record) {
+            self.require(input, to.operator, kind, offset).await?;
+        }
+        let node = &mut self.nodes[to.operator];
+        let given = (to.port, record, &self.inputs[input].source);
+        node.process(given, &mut self.tables, &self.lookups, &mut self.emissions, timed)
+            .map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
+        self.work.extend(self.emissions.drain(..).rev().map(|emission| Work::Emitted(to.operator, emission)));
+        Ok(())
+    }
+
+    async fn require(&mut self, input: usize, operator: usize, kind: &str, offset: Offset) -> Result<(), TaskError> {
+        let name = &self.nodes[operator].name;
+        let Some(broadcast) = self.broadcasts.iter_mut().find(|broadcast| broadcast.kind == kind) else {
+            let bug = crate::OperatorError::Bug(format!("it needs a table of kind {kind}, which it does not have"));
+            return Err(operator_error(name, &self.inputs[input], bug));
+        };
+        if broadcast.has_reached(offset)
+            || broadcast.reach(offset, self.table_timeout, &mut self.lookups, &mut self.tables).await?
+        {
+            return Ok(());
+        }
+        Err(broadcast.behind(name, offset, self.table_timeout))
+    }
+
+    fn fan_out(&mut self, input: usize, operator: usize, emission: Emission) -> Result<(), TaskError> {
+        let node = &self.nodes[operator];
+        let routes = node.routes(&emission).map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
+        match routes {
+            [] => Ok(()),
+            [only] => {
+                let only = *only;
+                self.route(input, only, emission)
+            }
+            [first, others @ ..] => {
+                self.work.extend(others.iter().rev().map(|route| Work::Route(*route, emission.clone())));
+                self.work.push(Work::Route(*first, emission));
+                Ok(())
+            }
+        }
+    }
+
+    fn route(&mut self, input: usize, route: Route, emission: Emission) -> Result<(), TaskError> {
+        let Emission { key, event_time, body, .. } = emission;
+        let source = self.inputs[input].source.offset;
+        match route {
+            Route::Stored(topic) => {
+                self.outbox.store(topic, (input, source), &key, event_time, body).map_err(|what| {
+                    let bug = crate::OperatorError::Bug(what);
+                    operator_error(&self.name, &self.inputs[input], bug)
+                })?;
+            }
+            Route::Direct(port) => {
+                let from = &self.inputs[input].source;
+                let from = Coordinates {
+                    task: self.task_hash,
+                    epoch: EPOCH.get(),
+                    source_topic: hash32(&from.topic),
+                    source_partition: from.partition,
+                    source_offset: source.get(),
+                    ..Coordinates::default()
+                };
+                self.work.push(Work::Deliver(port, Envelope::new(event_time, from, body)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets operators with effects outside the state make them durable, together with the positions.
+    fn flush(&mut self) -> Result<(), TaskError> {
+        let positions: Vec<InputPosition> = self.inputs.iter().map(TaskInput::position).collect();
+        for node in &mut self.nodes {
+            let flushed = node.operator.flush(&positions);
+            flushed.map_err(|error| TaskError::Flush { operator: node.name.clone(), error })?;
+        }
+        Ok(())
+    }
+
+    /// Commits rows, positions, marks, lane ends and table records in one atomic step, and publishes the counters.
+    fn commit(&mut self) -> Result<(), TaskError> {
+        for input in &mut self.inputs {
+            if std::mem::take(&mut input.moved) {
+                persist::save_feed(&mut self.tables, &input.slot, &mut input.feed);
+            }
+        }
+        self.outbox.save(&mut self.tables);
+        self.tables.commit()?;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let inputs = self.inputs.iter().map(|input| (&input.feed, input.processed));
+        let tables = self.broadcasts.iter().map(|broadcast| (&broadcast.feed, broadcast.processed));
+        let mut committed = self.shared.committed.lock();
+        committed.0.clear();
+        for ((feed, processed), counters) in inputs.chain(tables).zip(&self.shared.feeds) {
+            committed.0.push(feed.next);
+            counters.processed.store(processed, Ordering::Relaxed);
+            counters.dropped.store(feed.gate.dropped, Ordering::Relaxed);
+        }
+        committed.1.clear();
+        committed.1.extend(self.tables.table_digests());
+        drop(committed);
+        for (node, counters) in self.nodes.iter().zip(&self.shared.operators) {
+            counters.processed.store(node.processed, Ordering::Relaxed);
+            counters.emitted.store(node.emitted, Ordering::Relaxed);
+            counters.busy_ns.store(node.busy_ns, Ordering::Relaxed);
+        }
+        self.shared.appended.store(self.outbox.appended, Ordering::Relaxed);
+        self.shared.batches.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn operator_error(operator: &str, input: &TaskInput, error: crate::OperatorError) -> TaskError {
+    let (partition, offset) = (input.feed.partition().clone(), input.source.offset);
+    TaskError::Operator { operator: operator.to_owned(), partition, offset, error }
+}
+
+impl TaskInput {
+    async fn open(spec: &StoredInput, log: &SharedLog, tables: &Tables) -> Result<Self, TaskError> {
+        let partition = Partition::new(Arc::clone(&spec.topic), spec.partition);
+        let slot = format!("in/{partition}");
+        let mut watermarks = Watermarks::from_the_start();
+        persist::load_watermarks(tables, &slot, &mut watermarks)?;
+        let position = persist::position(tables, &slot)?.unwrap_or(Offset::ZERO);
+        let feed = Feed::new(log.clone(), partition.clone(), position, watermarks);
+        let next = feed.end_of_log().await?;
+        if position > next {
+            return Err(TaskError::Regressed { partition, position, next });
+        }
+        let source = Source {
+            topic: Arc::clone(&spec.topic),
+            partition: spec.partition,
+            partitions: spec.partitions,
+            offset: Offset::ZERO,
+        };
+        Ok(Self { feed, slot, to: spec.to.clone(), source, moved: false, processed: 0 })
+    }
+
+    fn position(&self) -> InputPosition {
+        let Source { topic, partition, .. } = &self.source;
+        InputPosition { topic: Arc::clone(topic), partition: *partition, next: self.feed.next }
+    }
+}
+
+async fn open_tables(
+    spec: &TaskSpec,
+    around: &Surroundings,
+    tables: &mut Tables,
+) -> Result<(Lookups, Vec<Broadcast>), TaskError> {
+    let mut lookups = Lookups::default();
+    let mut broadcasts = Vec::with_capacity(spec.tables.len());
+    for feed in &spec.tables {
+        let context = BuildContext {
+            name: &feed.name,
+            settings: &feed.settings,
+            network: &around.network,
+            partition: 0,
+            partitions: 1,
+            externals: &around.externals,
+        };
+        let built = (feed.kind.build)(&context);
+        let mut table = built.map_err(|error| TaskError::Build { name: feed.name.clone(), error })?;
+        broadcasts.push(Broadcast::open(feed, table.as_mut(), &around.log, tables).await?);
+        lookups.insert(feed.kind.name, table);
+    }
+    Ok((lookups, broadcasts))
+}
+
+fn shared(spec: &TaskSpec, inputs: &[TaskInput], broadcasts: &[Broadcast], nodes: &[Node], tables: &Tables) -> Shared {
+    let of_inputs = inputs.iter().map(|input| (&input.feed, None));
+    let of_tables = broadcasts.iter().map(|broadcast| (&broadcast.feed, Some(broadcast.kind)));
+    let feeds: Vec<_> = of_inputs.chain(of_tables).collect();
+    let operators = nodes.iter().zip(&spec.operators);
+    Shared {
+        name: spec.name.clone(),
+        partition: spec.partition,
+        operators: operators.map(|(node, operator)| OperatorCounters::new(&node.name, operator.kind.name)).collect(),
+        appended: Default::default(),
+        batches: Default::default(),
+        committed: parking_lot::Mutex::new((
+            feeds.iter().map(|(feed, _)| feed.next).collect(),
+            tables.table_digests().collect(),
+        )),
+        tables: tables.specs().map(|spec| spec.name.clone()).collect(),
+        feeds: feeds.iter().map(|(feed, kind)| FeedCounters::new(feed.partition().clone(), *kind)).collect(),
+        state: parking_lot::Mutex::new((TaskState::Running, None)),
+    }
+}
