@@ -7,14 +7,23 @@
 //! Operators and services are known to this crate only by their [`Kind`]: what they read and write, their settings,
 //! their state, and how to build one.
 
+mod check;
+pub mod graph;
 pub mod kind;
 pub mod operator;
+pub mod reference;
 pub mod runtime;
 pub mod settings;
+pub mod spec;
 
-pub use kind::{InputSpec, Kind, Keyed, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable, TableKind};
+pub use check::load;
+pub use graph::{Graph, Group, Node, Table, Topic, Wire};
+pub use kind::{
+    InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable, TableKind,
+};
 pub use operator::{
     BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Lookups, Operator,
     OperatorError, Source,
 };
 pub use settings::{SettingValue, Settings};
+pub use spec::{Config, Environment, FileText, Override, Report, Secret};

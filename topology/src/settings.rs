@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::spec::Secret;
+
 /// A checked value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingValue {
-    /// Text, word, decimal, secret or address.
+    /// Text, word, decimal or address.
     Text(String),
+    /// Secret; never shown by `Debug`.
+    Secret(Secret),
     /// Flag.
     Flag(bool),
     /// Integer, or size in bytes.
@@ -39,6 +43,14 @@ impl Settings {
         match self.get(name) {
             Some(SettingValue::Text(text)) => text,
             _ => "",
+        }
+    }
+
+    /// A secret, if it is set. Its value comes from [`Secret::reveal`].
+    pub fn secret(&self, name: &str) -> Option<&Secret> {
+        match self.get(name) {
+            Some(SettingValue::Secret(secret)) => Some(secret),
+            _ => None,
         }
     }
 

@@ -1,0 +1,141 @@
+//! Names and places that must differ: instances' ids, listening addresses, hashes; and the payout address.
+
+use std::collections::BTreeMap;
+use std::fmt::LowerHex;
+
+use sluice_proto::{hash32, hash64};
+
+use super::wiring::Wiring;
+use crate::settings::SettingValue;
+use crate::spec::{HostPort, Problems, Span};
+
+pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
+    ids(wiring, problems);
+    listeners(wiring, problems);
+    let topics = wiring.decl.topics.iter().map(|topic| (topic.name.value.clone(), topic.name.span));
+    collisions(topics, hash32, "topics", problems);
+    collisions(task_names(wiring).into_iter(), hash64, "tasks", problems);
+    bitcoin(wiring, problems);
+}
+
+/// A setting called `id` is unique among the instances of a kind: extranonces are made of it.
+fn ids(wiring: &Wiring<'_>, problems: &mut Problems) {
+    let mut seen: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    for (index, operator) in wiring.decl.operators.iter().enumerate() {
+        let id = match operator.located.settings.get("id") {
+            Some(SettingValue::Integer(id)) => id.to_string(),
+            Some(SettingValue::Text(id)) => id.clone(),
+            _ => continue,
+        };
+        let span = |index: usize| {
+            let operator = wiring.operator(index);
+            operator.located.span("id", operator.name.span)
+        };
+        if let Some(&first) = seen.get(&(operator.kind.name, id.clone())) {
+            let message = format!(
+                "`{}` and `{}` both have `id` {id}: their sessions would share work",
+                operator.name.value,
+                wiring.operator(first).name.value
+            );
+            let hint = format!("give each {} its own `id`", operator.kind.name);
+            problems.add("id.duplicate", span(index), message, hint).note(span(first), "the other one");
+        } else {
+            seen.insert((operator.kind.name, id), index);
+        }
+    }
+}
+
+/// Settings called `listen`, and the HTTP endpoint, are places of their own.
+fn listeners(wiring: &Wiring<'_>, problems: &mut Problems) {
+    let mut seen: Vec<(HostPort, String, Span)> = Vec::new();
+    let mut all: Vec<(String, String, Span)> = Vec::new();
+    if let Some(config) = &wiring.decl.config {
+        let span = wiring.decl.spans.http_listen.unwrap_or_default();
+        all.push((config.http.listen.clone(), "`http`".to_owned(), span));
+    }
+    for operator in &wiring.decl.operators {
+        let owner = format!("`{}`", operator.name.value);
+        let spans = operator.located.spans.get("listen");
+        let span = |at: usize| spans.and_then(|spans| spans.get(at)).copied().unwrap_or(operator.name.span);
+        match operator.located.settings.get("listen") {
+            Some(SettingValue::Text(one)) => all.push((one.clone(), owner, span(0))),
+            Some(SettingValue::List(many)) => {
+                all.extend(many.iter().enumerate().map(|(at, one)| (one.clone(), owner.clone(), span(at))));
+            }
+            _ => {}
+        }
+    }
+    for (text, owner, span) in all {
+        let Some(at) = HostPort::parse(&text) else { continue };
+        if let Some((_, other, first)) = seen.iter().find(|(other, _, _)| other.clashes_with(&at)) {
+            let message = format!("{owner} cannot listen on `{text}`: {other} listens there");
+            let problem = problems.add("listen.clash", span, message, "choose another port");
+            problem.note(*first, "the other listener");
+        }
+        seen.push((at, owner, span));
+    }
+}
+
+/// Names of all tasks and sources, as records' coordinates have them, in short.
+fn task_names(wiring: &Wiring<'_>) -> Vec<(String, Span)> {
+    let mut out = Vec::new();
+    for operator in 0..wiring.decl.operators.len() {
+        let name = &wiring.operator(operator).name;
+        out.push((name.value.clone(), name.span));
+        let count = wiring.inputs_of(operator).first().and_then(|(topic, _)| wiring.partitions(*topic));
+        if wiring.per_partition(operator) {
+            out.extend((0..count.unwrap_or(0)).map(|it| (format!("{}.{it}", name.value), name.span)));
+        }
+    }
+    out
+}
+
+/// Records name topics and tasks by hashes: those must differ.
+fn collisions<H: Ord + LowerHex>(
+    names: impl Iterator<Item = (String, Span)>,
+    hash: impl Fn(&str) -> H,
+    what: &str,
+    problems: &mut Problems,
+) {
+    let mut seen: BTreeMap<H, (String, Span)> = BTreeMap::new();
+    for (name, span) in names {
+        let hash = hash(&name);
+        match seen.get(&hash) {
+            Some((other, first)) if *other != name => {
+                let message = format!("the {what} `{name}` and `{other}` have the same hash {hash:x} in records");
+                problems.add("name.collision", span, message, "rename one of them").note(*first, "the other one");
+            }
+            _ => {
+                seen.insert(hash, (name, span));
+            }
+        }
+    }
+}
+
+/// What depends on the chain.
+fn bitcoin(wiring: &Wiring<'_>, problems: &mut Problems) {
+    let Some(config) = &wiring.decl.config else { return };
+    let spans = &wiring.decl.spans;
+    if config.bitcoin.network == "main" && config.ledger.maturity < 100 {
+        let message =
+            format!("coinbases cannot be spent after {} confirmations, but after 100", config.ledger.maturity);
+        problems.add("ledger.maturity", spans.maturity, message, "set `maturity: 100` or more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::FileText;
+
+    #[test]
+    fn equal_hashes_of_different_names_are_found() {
+        let names = ["verify.0", "dedupe.0", "verify.0", "tally"];
+        let mut problems = Problems::default();
+        let spanned = names.iter().enumerate().map(|(at, name)| ((*name).to_owned(), Span::new(at, 1)));
+        collisions(spanned, |name: &str| name.len() as u64, "tasks", &mut problems);
+        let report = problems.into_report(&FileText::new("t", "abcd"));
+        assert_eq!(report.problems().len(), 1);
+        assert!(report.problems()[0].message.contains("`dedupe.0` and `verify.0`"));
+    }
+}

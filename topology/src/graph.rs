@@ -1,0 +1,299 @@
+//! The checked graph: what a topology file means, with every name resolved.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_log::{Retention, TopicSpec};
+use sluice_proto::RecordKind;
+
+use crate::kind::{Keyed, Kind, Parallel, Role, TableKind};
+use crate::runtime::plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
+use crate::settings::Settings;
+use crate::spec::Config;
+
+/// A topology that has passed every check.
+pub struct Graph {
+    /// Log, state, Bitcoin, ledger, HTTP and limits.
+    pub config: Config,
+    /// Topics by name.
+    pub topics: Vec<Topic>,
+    /// Broadcast tables in the order of the file.
+    pub tables: Vec<Table>,
+    /// Operators and services in topological order (what services read does not count), ties in the order of the file.
+    pub nodes: Vec<Node>,
+    /// Operators fused by direct topics, in topological order. Each runs as one task, or one for each partition.
+    pub groups: Vec<Group>,
+}
+
+/// A topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Name.
+    pub name: Arc<str>,
+    /// Number of partitions; for a direct topic, of the tasks it is inside of.
+    pub partitions: u32,
+    /// For how long records are kept.
+    pub retention: Retention,
+    /// Handed over inside a task, never stored.
+    pub direct: bool,
+    /// Kinds of record its writers write.
+    pub records: BTreeSet<RecordKind>,
+    /// What picks the partition.
+    pub keyed: Keyed,
+}
+
+/// A broadcast table.
+pub struct Table {
+    /// Name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static TableKind,
+    /// The topic it is made from.
+    pub topic: Arc<str>,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+/// An operator or service.
+pub struct Node {
+    /// Name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static Kind,
+    /// What it reads, by port in the order of its kind, then as in the file.
+    pub inputs: Vec<Wire>,
+    /// What it writes, likewise.
+    pub outputs: Vec<Wire>,
+    /// Names of the tables it looks things up in.
+    pub tables: Vec<String>,
+    /// Its settings.
+    pub settings: Settings,
+}
+
+/// A port and a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// The port.
+    pub port: &'static str,
+    /// The topic.
+    pub topic: Arc<str>,
+}
+
+/// Operators that run together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name: that of the first operator.
+    pub name: String,
+    /// Its operators, as indices in [`Graph::nodes`], in topological order.
+    pub operators: Vec<usize>,
+    /// One task, or one for each partition.
+    pub parallel: Parallel,
+    /// The partitions it works on; 0 alone for [`Parallel::Single`].
+    pub partitions: Vec<u32>,
+    /// How many partitions its first input has.
+    pub of: u32,
+}
+
+/// No operator or service has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the topology has no operator {name:?}; it has {known}")]
+pub struct UnknownName {
+    /// The name.
+    pub name: String,
+    /// The names there are.
+    pub known: String,
+}
+
+impl Node {
+    /// Whether it is a service, with I/O of its own.
+    pub fn is_service(&self) -> bool {
+        matches!(self.kind.role, Role::Service)
+    }
+
+    /// The topic of input port `port`, if it is wired (the first, if it has several).
+    pub fn input(&self, port: &str) -> Option<&Arc<str>> {
+        self.inputs.iter().find(|wire| wire.port == port).map(|wire| &wire.topic)
+    }
+
+    /// The topic of output port `port`, if it is wired (the first, if it has several).
+    pub fn output(&self, port: &str) -> Option<&Arc<str>> {
+        self.outputs.iter().find(|wire| wire.port == port).map(|wire| &wire.topic)
+    }
+}
+
+impl Group {
+    /// Name of the task on `partition`: it names its state, and its hash the producer of its records.
+    pub fn task_name(&self, partition: u32) -> String {
+        match self.parallel {
+            Parallel::PerPartition => format!("{}.{partition}", self.name),
+            Parallel::Single => self.name.clone(),
+        }
+    }
+}
+
+impl Graph {
+    /// The topic called `name`.
+    pub fn topic(&self, name: &str) -> Option<&Topic> {
+        self.topics.iter().find(|topic| &*topic.name == name)
+    }
+
+    /// The table called `name`.
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+
+    /// The operator or service called `name`.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The services, in topological order.
+    pub fn services(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_service())
+    }
+
+    /// The services called `only`; all where `only` is empty.
+    pub fn services_of<'a>(&'a self, only: &'a [String]) -> impl Iterator<Item = &'a Node> {
+        self.services().filter(move |node| only.is_empty() || only.contains(&node.name))
+    }
+
+    /// The tasks of this process: those that hold an operator named in `only`, or all where `only` is empty; and the
+    /// stored topics that they and the services named there touch.
+    ///
+    /// # Errors
+    /// If `only` has a name that the topology has not.
+    pub fn plan(&self, only: &[String]) -> Result<Plan, UnknownName> {
+        if let Some(name) = only.iter().find(|name| self.node(name).is_none()) {
+            let known: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+            return Err(UnknownName { name: name.clone(), known: known.join(", ") });
+        }
+        let chosen = |group: &&Group| {
+            let names = group.operators.iter().filter_map(|&index| self.nodes.get(index)).map(|node| &node.name);
+            only.is_empty() || names.into_iter().any(|name| only.contains(name))
+        };
+        let groups: Vec<&Group> = self.groups.iter().filter(chosen).collect();
+        let mut touched = BTreeSet::new();
+        let members = groups.iter().flat_map(|group| self.members(group));
+        for node in members.chain(self.services_of(only)) {
+            touched.extend(node.inputs.iter().chain(&node.outputs).map(|wire| &wire.topic));
+            touched.extend(node.tables.iter().filter_map(|name| self.table(name)).map(|table| &table.topic));
+        }
+        Ok(Plan {
+            network: self.config.bitcoin.network.clone(),
+            topics: self.stored_topics().filter(|topic| touched.contains(&topic.name)).map(Topic::spec).collect(),
+            tasks: groups.iter().flat_map(|group| self.tasks(group)).collect(),
+        })
+    }
+
+    /// The operators of a group.
+    pub fn members<'a>(&'a self, group: &'a Group) -> impl Iterator<Item = &'a Node> {
+        group.operators.iter().filter_map(|&index| self.nodes.get(index))
+    }
+
+    /// The topics that the log stores.
+    pub fn stored_topics(&self) -> impl Iterator<Item = &Topic> {
+        self.topics.iter().filter(|topic| !topic.direct)
+    }
+
+    fn tasks(&self, group: &Group) -> Vec<TaskSpec> {
+        let task = |&partition: &u32| TaskSpec {
+            name: group.task_name(partition),
+            partition,
+            partitions: group.of,
+            inputs: self.task_inputs(group, partition),
+            operators: self.members(group).map(|node| self.operator(node, group)).collect(),
+            tables: self.feeds(group),
+        };
+        group.partitions.iter().map(task).collect()
+    }
+
+    /// What a task reads: topics in the order in which its operators name them.
+    fn task_inputs(&self, group: &Group, partition: u32) -> Vec<StoredInput> {
+        let mut inputs: Vec<StoredInput> = Vec::new();
+        for (operator, node) in self.members(group).enumerate() {
+            for wire in &node.inputs {
+                let Some(topic) = self.topic(&wire.topic).filter(|topic| !topic.direct) else { continue };
+                let to = PortRef { operator, port: wire.port };
+                let priority = node.kind.inputs.iter().any(|input| input.name == wire.port && input.priority);
+                let partitions = match group.parallel {
+                    Parallel::PerPartition => partition..partition + 1,
+                    Parallel::Single => 0..topic.partitions,
+                };
+                for partition in partitions {
+                    add_input(&mut inputs, topic, partition, priority, to);
+                }
+            }
+        }
+        inputs
+    }
+
+    fn operator(&self, node: &Node, group: &Group) -> OperatorSpec {
+        let wire = |port: &'static str| {
+            let wires = node.outputs.iter().filter(|wire| wire.port == port);
+            let to: Vec<_> = wires.flat_map(|wire| self.destinations(&wire.topic, group)).collect();
+            (!to.is_empty()).then_some(OutputWire { port, to })
+        };
+        OperatorSpec {
+            name: node.name.clone(),
+            kind: node.kind,
+            settings: node.settings.clone(),
+            outputs: node.kind.outputs.iter().filter_map(|output| wire(output.name)).collect(),
+        }
+    }
+
+    fn destinations(&self, topic: &Arc<str>, group: &Group) -> Vec<Destination> {
+        match self.topic(topic) {
+            Some(stored) if !stored.direct => {
+                vec![Destination::Topic { topic: Arc::clone(topic), partitions: stored.partitions }]
+            }
+            _ => {
+                let readers = self.members(group).enumerate().flat_map(|(operator, node)| {
+                    let ports = node.inputs.iter().filter(|wire| wire.topic == *topic);
+                    ports.map(move |wire| Destination::Direct(PortRef { operator, port: wire.port }))
+                });
+                readers.collect()
+            }
+        }
+    }
+
+    fn feeds(&self, group: &Group) -> Vec<TableFeed> {
+        let used: BTreeSet<&String> = self.members(group).flat_map(|node| &node.tables).collect();
+        let tables = self.tables.iter().filter(|table| used.contains(&table.name));
+        let feed = |table: &Table| TableFeed {
+            name: table.name.clone(),
+            kind: table.kind,
+            settings: table.settings.clone(),
+            topic: Arc::clone(&table.topic),
+        };
+        tables.map(feed).collect()
+    }
+}
+
+fn add_input(inputs: &mut Vec<StoredInput>, topic: &Topic, partition: u32, priority: bool, to: PortRef) {
+    match inputs.iter_mut().find(|input| input.topic == topic.name && input.partition == partition) {
+        Some(input) => {
+            input.priority |= priority;
+            input.to.push(to);
+        }
+        None => inputs.push(StoredInput {
+            topic: Arc::clone(&topic.name),
+            partition,
+            partitions: topic.partitions,
+            priority,
+            to: vec![to],
+        }),
+    }
+}
+
+impl Topic {
+    /// The topic as the log is asked to create it.
+    pub fn spec(&self) -> TopicSpec {
+        TopicSpec { name: self.name.to_string(), partitions: self.partitions, retention: self.retention }
+    }
+
+    /// For how long records are kept; `None` for ever.
+    pub fn kept_for(&self) -> Option<Duration> {
+        self.retention.age
+    }
+}

@@ -1,0 +1,168 @@
+//! The reference of kinds and settings as Markdown, and the check of a registry against its own rules.
+
+use std::fmt::Write;
+
+use sluice_proto::RecordKind;
+
+use crate::kind::{Keyed, Kind, Parallel, Registry, Role, SettingSpec, TableKind};
+use crate::spec::{default_value, expected, top_level_reference};
+
+/// Keys of an operator that no port or setting may be called.
+const RESERVED: [&str; 3] = ["kind", "tables", "partitions"];
+
+/// All sections of the file, kinds of operators, services and tables, with ports and settings, as Markdown.
+pub fn reference(registry: &Registry) -> String {
+    let mut out = String::from("# The topology file\n\n## Sections\n");
+    for (section, settings) in top_level_reference() {
+        let _ = write!(out, "\n### `{section}`\n\n");
+        settings_table(&mut out, settings);
+        if section == "ledger" {
+            out.push_str(
+                "\n`url`: `sqlite:PATH` or `postgres://USER@HOST/DATABASE`, default `sqlite:./data/ledger.db`; a \
+                 password in it comes from a variable or a file.\n",
+            );
+        }
+    }
+    out.push_str("\n## Operators and services\n");
+    registry.kinds.iter().for_each(|kind| kind_section(&mut out, kind));
+    out.push_str("\n## Tables\n");
+    registry.tables.iter().for_each(|kind| table_section(&mut out, kind));
+    out
+}
+
+/// The kinds with one line each, for a terminal.
+pub fn overview(registry: &Registry) -> String {
+    let rows = registry.kinds.iter().map(|kind| (kind.name, role(kind), kind.summary));
+    let tables = registry.tables.iter().map(|kind| (kind.name, "table", kind.summary));
+    let rows: Vec<_> = rows.chain(tables).collect();
+    let width = rows.iter().map(|(name, _, _)| name.len()).max().unwrap_or(0);
+    rows.iter().map(|(name, role, summary)| format!("{name:width$}  {role:8}  {summary}\n")).collect()
+}
+
+/// What is wrong with a registry: a program that fails this has a mistake in one of its kinds.
+pub fn registry_faults(registry: &Registry) -> Vec<String> {
+    let mut faults = Vec::new();
+    sorted(registry.kinds.iter().map(|kind| kind.name), "kinds", &mut faults);
+    sorted(registry.tables.iter().map(|kind| kind.name), "tables", &mut faults);
+    for kind in &registry.kinds {
+        let ports = kind.inputs.iter().map(|port| port.name).chain(kind.outputs.iter().map(|port| port.name));
+        let keys: Vec<&str> = ports.chain(kind.settings.iter().map(|setting| setting.name)).collect();
+        for (at, key) in keys.iter().enumerate() {
+            if RESERVED.contains(key) || keys[..at].contains(key) {
+                faults.push(format!("kind {}: the key {key} is taken", kind.name));
+            }
+        }
+        for lookup in kind.lookups {
+            if registry.table(lookup).is_none() {
+                faults.push(format!("kind {}: there is no table kind {lookup}", kind.name));
+            }
+        }
+        if matches!(kind.role, Role::Operator(_)) && !kind.inputs.iter().any(|input| !input.optional) {
+            faults.push(format!("kind {}: an operator needs an input that is not optional", kind.name));
+        }
+        defaults(kind.name, kind.settings, &mut faults);
+    }
+    for kind in &registry.tables {
+        if kind.settings.iter().any(|setting| matches!(setting.name, "from" | "kind")) {
+            faults.push(format!("table kind {}: a setting is called like a key of every table", kind.name));
+        }
+        defaults(kind.name, kind.settings, &mut faults);
+    }
+    faults
+}
+
+fn sorted<'a>(names: impl Iterator<Item = &'a str> + Clone, what: &str, faults: &mut Vec<String>) {
+    for (first, second) in names.clone().zip(names.skip(1)) {
+        if first >= second {
+            faults.push(format!("{what}: {second} must not follow {first}"));
+        }
+    }
+}
+
+fn defaults(kind: &str, settings: &[SettingSpec], faults: &mut Vec<String>) {
+    for setting in settings {
+        let given = setting.default.filter(|default| !default.is_empty());
+        if given.is_some_and(|default| default_value(setting.ty, default).is_none()) {
+            faults.push(format!("kind {kind}: the default of {} is not {}", setting.name, expected(setting.ty)));
+        }
+    }
+}
+
+fn role(kind: &Kind) -> &'static str {
+    match kind.role {
+        Role::Operator(_) => "operator",
+        Role::Service => "service",
+    }
+}
+
+fn kind_section(out: &mut String, kind: &Kind) {
+    let _ = write!(out, "\n### `{}`\n\n{}\n\n", kind.name, kind.summary);
+    let runs = match (&kind.role, kind.parallel) {
+        (Role::Service, _) => "A service.",
+        (Role::Operator(_), Parallel::PerPartition) => "An operator; one task for each partition of its inputs.",
+        (Role::Operator(_), Parallel::Single) => "An operator; one task for all partitions of its inputs.",
+    };
+    out.push_str(runs);
+    out.push('\n');
+    if !kind.inputs.is_empty() || !kind.outputs.is_empty() {
+        out.push_str("\n| port | | records | |\n|---|---|---|---|\n");
+    }
+    for port in kind.inputs {
+        let notes = [(port.optional, "optional"), (port.priority, "priority")];
+        let notes: Vec<&str> = notes.iter().filter(|(holds, _)| *holds).map(|(_, note)| *note).collect();
+        let _ = writeln!(out, "| `{}` | reads | {} | {} |", port.name, records(port.accepts), notes.join(", "));
+    }
+    for port in kind.outputs {
+        let optional = if port.optional { "optional; " } else { "" };
+        let _ =
+            writeln!(out, "| `{}` | writes | {} | {optional}{} |", port.name, records(port.writes), keyed(port.keyed));
+    }
+    if !kind.lookups.is_empty() {
+        let names: Vec<String> = kind.lookups.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(out, "\nLooks up in `tables` of kind {}.", names.join(", "));
+    }
+    if !kind.settings.is_empty() {
+        out.push('\n');
+        settings_table(out, kind.settings);
+    }
+    if !kind.state.is_empty() {
+        let names: Vec<String> = kind.state.iter().map(|table| format!("`NAME.{}`", table.name)).collect();
+        let _ = writeln!(out, "\nState: {}.", names.join(", "));
+    }
+}
+
+fn table_section(out: &mut String, kind: &TableKind) {
+    let _ =
+        write!(out, "\n### `{}`\n\n{}\n\nMade `from` a topic of {}.\n", kind.name, kind.summary, records(kind.accepts));
+    if !kind.settings.is_empty() {
+        out.push('\n');
+        settings_table(out, kind.settings);
+    }
+}
+
+fn records(kinds: &[RecordKind]) -> String {
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    names.join(", ")
+}
+
+fn keyed(keyed: Keyed) -> &'static str {
+    match keyed {
+        Keyed::Session => "by session",
+        Keyed::Account => "by account",
+        Keyed::BlockHash => "by block hash",
+        Keyed::Single => "one partition",
+    }
+}
+
+fn settings_table(out: &mut String, settings: &[SettingSpec]) {
+    out.push_str("| setting | value | default | meaning |\n|---|---|---|---|\n");
+    for setting in settings {
+        let default = match setting.default {
+            None => "required".to_owned(),
+            Some("") => "-".to_owned(),
+            Some(default) => format!("`{default}`"),
+        };
+        let doc = setting.doc.replace('|', "\\|");
+        let _ = writeln!(out, "| `{}` | {} | {default} | {doc} |", setting.name, expected(setting.ty));
+    }
+}

@@ -1,0 +1,279 @@
+//! The wiring as the file declares it: topics, tables and operators, checked one by one.
+
+use std::ops::RangeInclusive;
+
+use super::Spanned;
+use super::config::{self, Config, ConfigSpans, TOPIC_SETTINGS};
+use super::fields::{Fields, Located, Reader};
+use super::node::{Entry, Node, Value};
+use super::problem::{nearest, quoted_list};
+use super::source::Span;
+use crate::kind::{Kind, Parallel, Registry, Role, TableKind};
+
+/// What a file declares. Parts with problems are left out, or lack what was wrong.
+#[derive(Default)]
+pub(crate) struct Declarations {
+    /// Everything but the wiring, unless it has problems.
+    pub config: Option<Config>,
+    /// Places of its settings.
+    pub spans: ConfigSpans,
+    /// Topics.
+    pub topics: Vec<TopicDecl>,
+    /// Tables.
+    pub tables: Vec<TableDecl>,
+    /// Operators and services.
+    pub operators: Vec<OperatorDecl>,
+    /// Topics named in places that could not be understood: what writes and reads them is not known.
+    pub doubtful: Vec<String>,
+}
+
+/// A topic.
+pub(crate) struct TopicDecl {
+    pub name: Spanned<String>,
+    pub located: Located,
+}
+
+/// A broadcast table.
+pub(crate) struct TableDecl {
+    pub name: Spanned<String>,
+    pub kind: Option<&'static TableKind>,
+    pub from: Option<Spanned<String>>,
+    pub located: Located,
+}
+
+/// An operator or service.
+pub(crate) struct OperatorDecl {
+    pub name: Spanned<String>,
+    pub kind: &'static Kind,
+    pub inputs: Vec<PortDecl>,
+    pub outputs: Vec<PortDecl>,
+    pub tables: Vec<Spanned<String>>,
+    pub partitions: Option<Spanned<RangeInclusive<u32>>>,
+    pub located: Located,
+    /// Ports that must be wired and are not.
+    pub missing_inputs: Vec<usize>,
+    pub missing_outputs: Vec<usize>,
+}
+
+/// A port wired to a topic: index in the kind's list.
+pub(crate) struct PortDecl {
+    pub port: usize,
+    pub topic: Spanned<String>,
+}
+
+/// Reads the whole file.
+pub(crate) fn declarations(root: Option<&Node>, registry: &Registry, reader: &mut Reader<'_>) -> Declarations {
+    let Some(root) = root else { return Declarations::default() };
+    let Some(top) = Fields::of(root, "a topology", reader) else { return Declarations::default() };
+    let start = top.entries().first().map_or(Span::default(), |entry| entry.key.span);
+    let mut top = top.at(start);
+    version(&mut top, reader);
+    let (config, spans) = config::read(&mut top, reader);
+    let mut out = Declarations { config, spans, ..Declarations::default() };
+    out.topics = entries(&mut top, "topics", true, reader).iter().filter_map(|it| topic(it, reader)).collect();
+    for entry in entries(&mut top, "tables", false, reader) {
+        out.tables.extend(table(entry, registry, reader, &mut out.doubtful));
+    }
+    for entry in entries(&mut top, "operators", true, reader) {
+        out.operators.extend(operator(entry, registry, reader, &mut out.doubtful));
+    }
+    top.finish(reader);
+    out
+}
+
+fn version(top: &mut Fields<'_>, reader: &mut Reader<'_>) {
+    let hint = "write `version: 1`";
+    let Some(node) = top.get("version") else {
+        top.lacks("version", "setting.missing", "a topology lacks `version`".to_owned(), hint.to_owned());
+        return;
+    };
+    if let Some(version) = reader.text(node, "`version`")
+        && version.value != "1"
+    {
+        let message = format!("version `{}` of the topology file is not known to this program", version.value);
+        reader.problems.add("version", version.span, message, hint);
+    }
+}
+
+/// The entries of a section that maps names to things.
+fn entries<'n>(top: &mut Fields<'n>, name: &'static str, needed: bool, reader: &mut Reader<'_>) -> &'n [Entry] {
+    match top.get(name) {
+        Some(node) => Fields::of(node, format!("`{name}`"), reader).map_or(&[], |fields| fields.entries()),
+        None => {
+            if needed {
+                let message = format!("a topology lacks `{name}`");
+                top.lacks(name, "setting.missing", message, format!("add `{name}:` with at least one entry"));
+            }
+            &[]
+        }
+    }
+}
+
+fn topic(entry: &Entry, reader: &mut Reader<'_>) -> Option<TopicDecl> {
+    let name = &entry.key;
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if name.value.is_empty() || name.value.len() > 200 || !name.value.bytes().all(valid) {
+        let hint = "use letters, digits, `.`, `_` and `-`, at most 200 of them";
+        reader.problems.add("name.invalid", name.span, format!("`{}` cannot name a topic", name.value), hint);
+    }
+    let mut fields = Fields::of(&entry.value, format!("topic `{}`", name.value), reader)?.at(name.span);
+    let located = reader.settings(&mut fields, TOPIC_SETTINGS);
+    fields.finish(reader);
+    Some(TopicDecl { name: name.clone(), located })
+}
+
+/// Names of operators and tables go into the names of tasks and state tables: no dots there.
+fn check_name(name: &Spanned<String>, what: &str, reader: &mut Reader<'_>) {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if name.value.is_empty() || name.value.len() > 100 || !name.value.bytes().all(valid) {
+        let hint = "use letters, digits, `_` and `-`, at most 100 of them";
+        reader.problems.add("name.invalid", name.span, format!("`{}` cannot name {what}", name.value), hint);
+    }
+}
+
+fn table(entry: &Entry, registry: &Registry, reader: &mut Reader<'_>, doubtful: &mut Vec<String>) -> Option<TableDecl> {
+    let name = entry.key.clone();
+    check_name(&name, "a table", reader);
+    let mut fields = Fields::of(&entry.value, format!("table `{}`", name.value), reader)?.at(name.span);
+    let from = match fields.get("from") {
+        Some(node) => reader.text(node, &format!("`from` of table `{}`", name.value)),
+        None => {
+            let message = format!("table `{}` lacks `from`", name.value);
+            fields.lacks("from", "setting.missing", message, "add `from: TOPIC`, the topic it is made from".to_owned());
+            None
+        }
+    };
+    let known = registry.tables.iter().map(|kind| kind.name);
+    let kind = kind_name(&mut fields, known, reader).and_then(|kind| registry.table(&kind));
+    let Some(kind) = kind else {
+        doubtful.extend(mentioned(&entry.value));
+        return Some(TableDecl { name, kind: None, from, located: Located::default() });
+    };
+    let located = reader.settings(&mut fields, kind.settings);
+    fields.finish(reader);
+    Some(TableDecl { name, kind: Some(kind), from, located })
+}
+
+/// The `kind` of a table or operator: one of `known`, or a problem.
+fn kind_name<'a>(
+    fields: &mut Fields<'_>,
+    known: impl Iterator<Item = &'a str> + Clone,
+    reader: &mut Reader<'_>,
+) -> Option<String> {
+    let all = quoted_list(known.clone());
+    let Some(node) = fields.get("kind") else {
+        let message = format!("{} lacks `kind`", fields.owner);
+        let hint = format!("add `kind:` with one of {all}");
+        reader.problems.add("kind.missing", fields.span, message, hint);
+        return None;
+    };
+    let kind = reader.text(node, &format!("`kind` of {}", fields.owner))?;
+    if known.clone().any(|name| name == kind.value) {
+        return Some(kind.value);
+    }
+    let hint = match nearest(&kind.value, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known kinds: {all}"),
+    };
+    let message = format!("{} is of a kind `{}` that does not exist", fields.owner, kind.value);
+    reader.problems.add("kind.unknown", kind.span, message, hint);
+    None
+}
+
+/// All texts in `node`: what it may have meant to wire.
+fn mentioned(node: &Node) -> Vec<String> {
+    match &node.value {
+        Value::Null => Vec::new(),
+        Value::Text(text) => vec![text.clone()],
+        Value::List(items) => items.iter().flat_map(mentioned).collect(),
+        Value::Map(entries) => entries.iter().flat_map(|entry| mentioned(&entry.value)).collect(),
+    }
+}
+
+fn operator(
+    entry: &Entry,
+    registry: &Registry,
+    reader: &mut Reader<'_>,
+    doubtful: &mut Vec<String>,
+) -> Option<OperatorDecl> {
+    let name = entry.key.clone();
+    check_name(&name, "an operator", reader);
+    let mut fields = Fields::of(&entry.value, format!("operator `{}`", name.value), reader)?.at(name.span);
+    let known = registry.kinds.iter().map(|kind| kind.name);
+    let Some(kind) = kind_name(&mut fields, known, reader).and_then(|kind| registry.kind(&kind)) else {
+        doubtful.extend(mentioned(&entry.value));
+        return None;
+    };
+    let mut out = OperatorDecl {
+        name,
+        kind,
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        tables: Vec::new(),
+        partitions: None,
+        located: Located::default(),
+        missing_inputs: Vec::new(),
+        missing_outputs: Vec::new(),
+    };
+    ports(&mut out, &mut fields, reader);
+    if !kind.lookups.is_empty()
+        && let Some(node) = fields.get("tables")
+    {
+        out.tables = reader.texts(node, &format!("`tables` of {}", fields.owner)).unwrap_or_default();
+    }
+    if kind.parallel == Parallel::PerPartition
+        && matches!(kind.role, Role::Operator(_))
+        && let Some(node) = fields.get("partitions")
+    {
+        out.partitions = partitions(node, &fields.owner, reader);
+    }
+    out.located = reader.settings(&mut fields, kind.settings);
+    let before = reader.problems.len();
+    fields.finish(reader);
+    if reader.problems.len() > before {
+        doubtful.extend(mentioned(&entry.value));
+    }
+    Some(out)
+}
+
+fn ports(out: &mut OperatorDecl, fields: &mut Fields<'_>, reader: &mut Reader<'_>) {
+    let inputs = out.kind.inputs.iter().map(|port| (port.name, port.optional, "reads"));
+    let outputs = out.kind.outputs.iter().map(|port| (port.name, port.optional, "writes"));
+    for (index, (port, optional, verb)) in inputs.chain(outputs).enumerate() {
+        let Some(node) = fields.get(port) else {
+            if !optional {
+                let message = format!("{} lacks `{port}`, a topic that it {verb}", fields.owner);
+                fields.lacks(port, "port.missing", message, format!("add `{port}: TOPIC`"));
+                match index.checked_sub(out.kind.inputs.len()) {
+                    None => out.missing_inputs.push(index),
+                    Some(port) => out.missing_outputs.push(port),
+                }
+            }
+            continue;
+        };
+        for topic in reader.texts(node, &format!("`{port}` of {}", fields.owner)).unwrap_or_default() {
+            match index.checked_sub(out.kind.inputs.len()) {
+                None => out.inputs.push(PortDecl { port: index, topic }),
+                Some(port) => out.outputs.push(PortDecl { port, topic }),
+            }
+        }
+    }
+}
+
+/// Reads `0-3` or `2`.
+fn partitions(node: &Node, owner: &str, reader: &mut Reader<'_>) -> Option<Spanned<RangeInclusive<u32>>> {
+    let text = reader.text(node, &format!("`partitions` of {owner}"))?;
+    let (first, last) = text.value.split_once('-').unwrap_or((&text.value, &text.value));
+    let number = |part: &str| {
+        let part = part.trim();
+        part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<u32>().ok()).flatten()
+    };
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Some(Spanned::new(first..=last, text.span)),
+        _ => {
+            let message = format!("`partitions` of {owner} cannot be `{}`", text.value);
+            reader.problems.add("setting.type", text.span, message, "write the first and the last one, such as `0-3`");
+            None
+        }
+    }
+}
