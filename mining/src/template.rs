@@ -1,0 +1,261 @@
+//! Block templates of a node (BIP22, BIP23) and the jobs made of them.
+
+use bitcoin::absolute::LockTime;
+use bitcoin::script::{Builder, PushBytesBuf};
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
+use bytes::Bytes;
+use serde::Deserialize;
+use sluice_proto::v1::{Job, TemplateBody};
+
+use crate::block::{BlockError, BlockTx, COMMITMENT, witness_commitment};
+use crate::{Chain, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, Sats, Target, TargetError, merkle, wire};
+
+/// A template: what a block on top of a tip may hold.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// Height of the block.
+    pub height: u32,
+    /// Hash of the tip.
+    pub prev_hash: [u8; 32],
+    /// Block version.
+    pub version: u32,
+    /// Compact target.
+    pub nbits: u32,
+    /// The node's time, seconds.
+    pub cur_time: u32,
+    /// Smallest block time, seconds.
+    pub min_time: u32,
+    /// Subsidy and fees.
+    pub coinbase_value: Sats,
+    /// The coinbase must commit to the witnesses: as recomputed from the transactions.
+    pub commitment: Option<[u8; 32]>,
+    /// Transactions in block order, without the coinbase.
+    pub transactions: Vec<BlockTx>,
+}
+
+/// What a job is made of besides its template.
+#[derive(Clone, Debug)]
+pub struct JobParams<'a> {
+    /// Id of the job.
+    pub job_id: u64,
+    /// Id of the template in `mining.templates`; 0 without transactions.
+    pub template_id: u64,
+    /// Offset of the template's last chunk.
+    pub template_clock: u64,
+    /// Script that the coinbase pays.
+    pub payout: ScriptBuf,
+    /// Text of the pool in the coinbase.
+    pub tag: &'a [u8],
+    /// Unique per source of jobs and per job, so that no two sources ever give out the same work.
+    pub source_tag: [u8; 8],
+    /// Version bits that miners may roll.
+    pub version_mask: u32,
+    /// Grace for shares of the old tip, milliseconds.
+    pub stale_grace_ms: u32,
+    /// Life of a job after the next one, milliseconds.
+    pub keep_ms: u32,
+    /// A new tip.
+    pub clean: bool,
+    /// The chain.
+    pub chain: Chain,
+}
+
+/// Why a template cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// Not what getblocktemplate answers.
+    #[error("the node's template cannot be read: {0}")]
+    Malformed(String),
+    /// Its target is none.
+    #[error("the node's template: {0}")]
+    Target(#[from] TargetError),
+    /// A transaction in it is none.
+    #[error("the node's template, transaction {0}: {1}")]
+    Transaction(usize, BlockError),
+    /// A transaction's id is not that of its data.
+    #[error("the node's template, transaction {0}: its data has another id than it says")]
+    TransactionId(usize),
+    /// Its witness commitment is not that of its transactions.
+    #[error("the node's template: its witness commitment does not fit its transactions")]
+    Commitment,
+    /// The script of the coinbase would be longer than 100 bytes.
+    #[error("the coinbase's script would have {0} bytes, at most 100 are allowed: shorten the pool's tag")]
+    ScriptSize(usize),
+}
+
+#[derive(Deserialize)]
+struct Gbt {
+    version: u32,
+    previousblockhash: String,
+    transactions: Vec<GbtTx>,
+    coinbasevalue: u64,
+    mintime: u32,
+    curtime: u32,
+    bits: String,
+    height: u32,
+    default_witness_commitment: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct GbtTx {
+    data: String,
+    txid: String,
+    hash: String,
+}
+
+impl Template {
+    /// Reads the result of `getblocktemplate`. Ids and commitment are computed from the transactions' data and
+    /// compared with what the node says.
+    ///
+    /// # Errors
+    /// If the text is no template or contradicts itself.
+    pub fn from_gbt(json: &str) -> Result<Self, TemplateError> {
+        let malformed = |what: &dyn std::fmt::Display| TemplateError::Malformed(what.to_string());
+        let gbt: Gbt = serde_json::from_str(json).map_err(|error| malformed(&error))?;
+        let nbits = u32::from_str_radix(&gbt.bits, 16).map_err(|error| malformed(&error))?;
+        Target::from_compact(nbits)?;
+        let transactions = gbt.transactions.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        let commitment = match &gbt.default_witness_commitment {
+            Some(said) => Some(checked_commitment(said, &transactions)?),
+            None if transactions.iter().any(|tx| tx.txid != tx.wtxid) => return Err(TemplateError::Commitment),
+            None => None,
+        };
+        Ok(Self {
+            height: gbt.height,
+            prev_hash: wire::parse_display_hash(&gbt.previousblockhash)
+                .ok_or_else(|| malformed(&"previousblockhash is not 32 bytes of hex"))?,
+            version: gbt.version,
+            nbits,
+            cur_time: gbt.curtime,
+            min_time: gbt.mintime,
+            coinbase_value: Sats::new(gbt.coinbasevalue).ok_or_else(|| malformed(&"coinbasevalue above all money"))?,
+            commitment,
+            transactions,
+        })
+    }
+
+    /// A template without transactions on top of the tip `tip`, whose block has this template's height: for the first
+    /// moments of a new tip, before the node has made a template. `None` where the target may change at that height.
+    pub fn empty_on(&self, chain: Chain, tip: [u8; 32], now: u32) -> Option<Self> {
+        let height = self.height.checked_add(1)?;
+        if !chain.keeps_target_at(height) {
+            return None;
+        }
+        // The new tip's median time is not known yet; the clock is above it, or the node would not have taken the tip.
+        let now = now.max(self.min_time);
+        Some(Self {
+            height,
+            prev_hash: tip,
+            version: self.version,
+            nbits: self.nbits,
+            cur_time: now,
+            min_time: now,
+            coinbase_value: subsidy(chain, height),
+            commitment: None,
+            transactions: Vec::new(),
+        })
+    }
+
+    /// The transactions as `mining.templates` carries them; those for which `known` holds only by their id.
+    pub fn body(&self, known: impl Fn(&[u8; 32]) -> bool) -> TemplateBody {
+        let wtxids: Vec<u8> = self.transactions.iter().flat_map(|tx| tx.wtxid).collect();
+        let fresh = self.transactions.iter().filter(|tx| !known(&tx.wtxid)).map(|tx| tx.data.clone()).collect();
+        TemplateBody { wtxids: wtxids.into(), new_transactions: fresh }
+    }
+}
+
+fn read((number, tx): (usize, &GbtTx)) -> Result<BlockTx, TemplateError> {
+    let data = hex::decode(&tx.data)
+        .map_err(|error| TemplateError::Transaction(number, BlockError::Transaction(error.to_string())))?;
+    let parsed = BlockTx::parse(data.into()).map_err(|error| TemplateError::Transaction(number, error))?;
+    let said = (wire::parse_display_hash(&tx.txid), wire::parse_display_hash(&tx.hash));
+    if said == (Some(parsed.txid), Some(parsed.wtxid)) { Ok(parsed) } else { Err(TemplateError::TransactionId(number)) }
+}
+
+/// The commitment of the transactions, if it is the one in the script that the node gives in hex.
+fn checked_commitment(script: &str, transactions: &[BlockTx]) -> Result<[u8; 32], TemplateError> {
+    let ours = witness_commitment(transactions.iter().map(|tx| tx.wtxid));
+    let script = hex::decode(script).map_err(|error| TemplateError::Malformed(error.to_string()))?;
+    let said = script.strip_prefix(&COMMITMENT).and_then(|rest| rest.get(..32));
+    if said == Some(&ours) { Ok(ours) } else { Err(TemplateError::Commitment) }
+}
+
+/// New coins of a block at `height`.
+pub fn subsidy(chain: Chain, height: u32) -> Sats {
+    let halvings = height / chain.halving_interval();
+    let sats = if halvings >= 64 { 0 } else { (50 * 100_000_000_u64) >> halvings };
+    Sats::new(sats).unwrap_or(Sats::ZERO)
+}
+
+/// Makes a job of a template.
+///
+/// # Errors
+/// If the coinbase's script would be too long or the template's target is none.
+pub fn build_job(template: &Template, params: &JobParams<'_>) -> Result<Job, TemplateError> {
+    Target::from_compact(template.nbits)?;
+    let (coinbase1, coinbase2) = coinbase_parts(template, params)?;
+    let branch = merkle::branch(template.transactions.iter().map(|tx| tx.txid));
+    Ok(Job {
+        job_id: params.job_id,
+        template_id: params.template_id,
+        template_clock: params.template_clock,
+        height: template.height,
+        prev_hash: Bytes::copy_from_slice(&template.prev_hash),
+        version: template.version,
+        version_mask: params.version_mask,
+        nbits: template.nbits,
+        ntime: template.cur_time,
+        min_ntime: template.min_time,
+        max_ntime: template.cur_time.saturating_add(7200),
+        coinbase1: coinbase1.into(),
+        coinbase2: coinbase2.into(),
+        merkle_branch: branch.iter().map(|hash| Bytes::copy_from_slice(hash)).collect(),
+        coinbase_value: template.coinbase_value.get(),
+        segwit: template.commitment.is_some(),
+        clean: params.clean,
+        stale_grace_ms: params.stale_grace_ms,
+        keep_ms: params.keep_ms,
+        network: params.chain.as_str().to_owned(),
+    })
+}
+
+/// The coinbase transaction without witness, cut around the extranonces.
+fn coinbase_parts(template: &Template, params: &JobParams<'_>) -> Result<(Vec<u8>, Vec<u8>), TemplateError> {
+    let extranonce = EXTRANONCE1_SIZE + EXTRANONCE2_SIZE;
+    let script = Builder::new()
+        .push_int(i64::from(template.height))
+        .push_slice(push(params.tag)?)
+        .push_slice(params.source_tag)
+        .push_slice(push(&vec![0; extranonce])?)
+        .into_script();
+    if script.len() > 100 {
+        return Err(TemplateError::ScriptSize(script.len()));
+    }
+    let script_end = script.len();
+    let mut outputs =
+        vec![TxOut { value: Amount::from_sat(template.coinbase_value.get()), script_pubkey: params.payout.clone() }];
+    if let Some(commitment) = template.commitment {
+        let script = [&COMMITMENT[..], &commitment[..]].concat();
+        outputs.push(TxOut { value: Amount::ZERO, script_pubkey: ScriptBuf::from_bytes(script) });
+    }
+    let transaction = Transaction {
+        version: Version::TWO,
+        lock_time: LockTime::ZERO,
+        input: vec![TxIn {
+            previous_output: OutPoint::null(),
+            script_sig: script,
+            sequence: Sequence::MAX,
+            witness: Witness::new(),
+        }],
+        output: outputs,
+    };
+    let bytes = bitcoin::consensus::serialize(&transaction);
+    // Version (4), number of inputs (1), outpoint (36), length of the script (1, since it is at most 100).
+    let end = 4 + 1 + 36 + 1 + script_end;
+    Ok((bytes[..end - extranonce].to_vec(), bytes[end..].to_vec()))
+}
+
+fn push(bytes: &[u8]) -> Result<PushBytesBuf, TemplateError> {
+    PushBytesBuf::try_from(bytes.to_vec()).map_err(|_| TemplateError::ScriptSize(bytes.len()))
+}
