@@ -250,7 +250,7 @@ pub async fn concurrent_producers_keep_their_order(log: &SharedLog) {
         let log = log.clone();
         tokio::spawn(async move {
             for b in 0..BATCHES {
-                let start = p << 16 | b * 4;
+                let start = (p << 16) + b * 4;
                 let done =
                     [log.append(&of(0), numbers(start..start + 4)), log.append(&of(1), numbers(start..start + 4))];
                 join_all(done).await.into_iter().for_each(|done| assert!(done.is_ok(), "{done:?}"));
@@ -262,7 +262,7 @@ pub async fn concurrent_producers_keep_their_order(log: &SharedLog) {
         let seen = reader.await.unwrap();
         for p in 0..PRODUCERS {
             let of_p: Vec<_> = seen.iter().copied().filter(|n| n >> 16 == p).collect();
-            assert_eq!(of_p, (p << 16..p << 16 | BATCHES * 4).collect::<Vec<_>>(), "records of producer {p}");
+            assert_eq!(of_p, (p << 16..(p << 16) + BATCHES * 4).collect::<Vec<_>>(), "records of producer {p}");
         }
     }
 }

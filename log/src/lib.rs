@@ -6,13 +6,17 @@
 //! Two words are never mixed up here: *written* means handed to the operating system, *durable* means it survives the
 //! loss of power (or, on a replicated log, of a broker). An append resolves when it is durable.
 
+#![cfg_attr(test, allow(clippy::panic, clippy::unwrap_used))]
+
 mod chunk;
 pub mod conformance;
+mod embedded;
 mod genesis;
 mod memory;
 mod tail;
 mod types;
 
+pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use memory::MemoryLog;
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};

@@ -41,7 +41,7 @@ struct State {
     /// Without gaps up to `next`.
     chunks: VecDeque<Chunk>,
     bytes: usize,
-    /// Bytes of chunks to keep at most; the newest chunk is always kept.
+    /// Bytes of chunks to keep at most; if it is not 0, the newest chunk is kept however large it is.
     limit: usize,
     closed: bool,
 }
@@ -74,7 +74,8 @@ impl Tail {
                 state.bytes += chunk.data.len();
                 state.chunks.push_back(chunk);
             }
-            while state.bytes > state.limit && state.chunks.len() > 1 {
+            let always = usize::from(state.limit > 0);
+            while state.bytes > state.limit && state.chunks.len() > always {
                 dropped.extend(state.pop_front());
             }
         }
