@@ -20,6 +20,8 @@ mod producer;
 mod reader;
 mod status;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use error::TaskError;
 pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};

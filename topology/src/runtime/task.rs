@@ -44,12 +44,12 @@ pub(crate) struct Surroundings {
 pub(crate) struct Task {
     name: String,
     task_hash: u64,
-    tables: Tables,
+    pub(super) tables: Tables,
     lookups: Lookups,
     broadcasts: Vec<Broadcast>,
-    inputs: Vec<TaskInput>,
+    pub(super) inputs: Vec<TaskInput>,
     nodes: Vec<Node>,
-    outbox: Outbox,
+    pub(super) outbox: Outbox,
     picker: Picker,
     /// A batch that was begun before the last crash: it comes first, and reads as far as it did then.
     unfinished: Option<(usize, Offset)>,
@@ -59,8 +59,8 @@ pub(crate) struct Task {
     shared: Arc<Shared>,
 }
 
-struct TaskInput {
-    feed: Feed,
+pub(super) struct TaskInput {
+    pub(super) feed: Feed,
     slot: String,
     to: Vec<PortRef>,
     source: Source,
@@ -145,7 +145,7 @@ impl Task {
     }
 
     /// Returns once there is something to do.
-    async fn wait(&mut self) -> Result<(), TaskError> {
+    pub(super) async fn wait(&mut self) -> Result<(), TaskError> {
         poll_fn(|cx| {
             let mut ready = false;
             let inputs = self.inputs.iter_mut().map(|input| &mut input.feed);
@@ -162,13 +162,7 @@ impl Task {
 
     /// Applies what has come for the tables, then works on one batch of one input, if any is there.
     async fn step(&mut self) -> Result<(), TaskError> {
-        let mut applied = false;
-        for broadcast in &mut self.broadcasts {
-            if broadcast.feed.is_ready() {
-                broadcast.apply_ready(&mut self.lookups, &mut self.tables)?;
-                applied = true;
-            }
-        }
+        let applied = self.apply_tables()?;
         match self.next_batch()? {
             Some((input, records)) => self.batch(input, records).await,
             None if applied => self.commit(),
@@ -176,8 +170,18 @@ impl Task {
         }
     }
 
+    /// Applies what has come for the tables; tells whether there was anything.
+    pub(super) fn apply_tables(&mut self) -> Result<bool, TaskError> {
+        let mut applied = false;
+        for broadcast in self.broadcasts.iter_mut().filter(|broadcast| broadcast.feed.is_ready()) {
+            broadcast.apply_ready(&mut self.lookups, &mut self.tables)?;
+            applied = true;
+        }
+        Ok(applied)
+    }
+
     /// The next batch: one input's, so that what a task with several has done can be told by an offset.
-    fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
+    pub(super) fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
         if let Some((input, until)) = self.unfinished {
             if self.inputs[input].feed.next < until {
                 let records = self.inputs[input].feed.take(Some(until));
@@ -208,7 +212,7 @@ impl Task {
     }
 
     /// Runs the operators on each record; what they send to topics waits in the outbox.
-    async fn process(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
+    pub(super) async fn process(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
         for record in records {
             let next = record.offset.next();
             if let Some(admitted) = self.inputs[input].feed.gate.pass(record)? {
@@ -321,7 +325,7 @@ impl Task {
     }
 
     /// Lets operators with effects outside the state make them durable, together with the positions.
-    fn flush(&mut self) -> Result<(), TaskError> {
+    pub(super) fn flush(&mut self) -> Result<(), TaskError> {
         let positions: Vec<InputPosition> = self.inputs.iter().map(TaskInput::position).collect();
         for node in &mut self.nodes {
             let flushed = node.operator.flush(&positions);
@@ -331,7 +335,7 @@ impl Task {
     }
 
     /// Commits rows, positions, marks, lane ends and table records in one atomic step, and publishes the counters.
-    fn commit(&mut self) -> Result<(), TaskError> {
+    pub(super) fn commit(&mut self) -> Result<(), TaskError> {
         for input in &mut self.inputs {
             if std::mem::take(&mut input.moved) {
                 persist::save_feed(&mut self.tables, &input.slot, &mut input.feed);
