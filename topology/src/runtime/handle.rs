@@ -26,7 +26,7 @@ pub struct RuntimeOptions {
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { starvation_bound: 64, table_timeout: Duration::from_secs(5) }
+        Self { starvation_bound: 64, table_timeout: Duration::from_secs(10) }
     }
 }
 

@@ -31,6 +31,9 @@ const EPOCH: Epoch = Epoch::new(1);
 /// One in this many records has its operators' time taken.
 const TIMED_ONE_IN: u64 = 16;
 
+/// How long a batch may still take once the task was told to stop: within the 5 s that the process has.
+const DRAIN: Duration = Duration::from_secs(3);
+
 /// What all tasks of a runtime share.
 pub(crate) struct Surroundings {
     pub(crate) log: SharedLog,
@@ -130,15 +133,24 @@ impl Task {
     }
 
     /// Works until `stop` says so (or its sender is gone): then finishes the batch, commits it and makes the state
-    /// durable.
+    /// durable. A batch that does not come to its end within [`DRAIN`] is given up: nothing of it is committed, and it
+    /// is repeated at the next start like one that a crash had interrupted.
     pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
+        let mut drained = stop.clone();
         loop {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 ready = self.wait() => ready?,
             }
-            self.step().await?;
+            tokio::select! {
+                biased;
+                done = self.step() => done?,
+                () = drain_over(&mut drained) => {
+                    tracing::warn!(task = %self.name, "stopped in the middle of a batch, which is repeated at the next start");
+                    break;
+                }
+            }
         }
         self.tables.sync()?;
         Ok(())
@@ -368,6 +380,12 @@ impl Task {
         self.shared.appended.store(self.outbox.appended, Ordering::Relaxed);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Returns when the task was told to stop [`DRAIN`] ago.
+async fn drain_over(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    tokio::time::sleep(DRAIN).await;
 }
 
 fn operator_error(operator: &str, input: &TaskInput, error: crate::OperatorError) -> TaskError {

@@ -89,6 +89,26 @@ async fn p1_a_record_that_cites_what_the_log_does_not_have_stops_the_task() {
     assert_eq!(outputs(&log, &OUTPUTS).await.iter().map(|(_, records)| records.len()).sum::<usize>(), 0);
 }
 
+/// A batch that cannot end (a table that does not come) does not keep the process from stopping in time.
+#[tokio::test]
+async fn a_stop_gives_up_a_batch_that_waits() {
+    let (log, env) = (new_log().await, StateEnv::in_memory());
+    let plan = Plan { network: "regtest".into(), topics: topic_specs(), tasks: vec![fused()] };
+    let externals = Arc::new(Externals::default());
+    let handle = TopologyRuntime::start(plan, log.clone(), env.clone(), externals, RuntimeOptions::default());
+    let handle = handle.await.unwrap();
+    producer(&log, "share.submissions", 1).append(0, vec![(at(1), share(1, 1, 1, 1))]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    handle.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(handle.status().await[0].inputs[0].position <= Offset::new(1));
+    // The table's record comes late: the share is judged at the next start, once.
+    producer(&log, "mining.jobs", 1).append(0, vec![(at(1), job(7))]).await.unwrap();
+    let handle = start(log.clone(), &env, vec![fused()]).await.unwrap();
+    processed(&handle, 0, 1).await;
+    handle.stop(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(outputs(&log, &["share.valid"]).await.iter().map(|(_, records)| records.len()).sum::<usize>(), 1);
+}
+
 /// An operator that panics, or one whose effects cannot be stored.
 struct Faulty(bool);
 
