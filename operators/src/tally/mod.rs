@@ -1,0 +1,270 @@
+//! `tally`: sums work and counts per account and worker over fixed slices of event time (DESIGN 6). Its records are
+//! what money and statistics read.
+//!
+//! A partition's time is the least of the stamps of its live gateways; a gateway silent for longer than `silence` of
+//! the others' time no longer holds it back. A slice closes once the partition's time has passed it: its sums are
+//! written, then a marker that says that this slice and all before it are closed. What comes later for a closed slice
+//! counts in the one then open. All by record, so a replay cuts the same slices (invariant S2).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sluice_mining::Work;
+use sluice_proto::v1::{Reason, ReasonCount, SliceEnd, Tally, Verdict, WorkAt};
+use sluice_proto::{Body, EventTime, RecordKind};
+use sluice_topology::{
+    BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
+    SettingSpec, SettingType, StateTable,
+};
+
+use crate::codec::{Sum, damaged, push_text, read_u64, split_text};
+
+/// Slice (8 bytes), account, worker, kind (1 byte), nbits or reason (4 bytes) -> [`Sum`].
+const SUMS: usize = 0;
+/// `g` and gateway (4 bytes) -> newest stamp; `open` -> the open slice.
+const CLOCK: usize = 1;
+const OPEN: &[u8] = b"open";
+
+const ACCEPTED: u8 = 0;
+const REJECTED: u8 = 1;
+
+/// What the topology knows of it.
+pub static KIND: Kind = Kind {
+    name: "tally",
+    summary: "sums shares per worker over slices of event time",
+    inputs: &[InputSpec {
+        name: "in",
+        accepts: &[RecordKind::Verdict, RecordKind::Tick],
+        optional: false,
+        priority: false,
+    }],
+    outputs: &[OutputSpec {
+        name: "out",
+        writes: &[RecordKind::Tally, RecordKind::SliceEnd],
+        optional: false,
+        keyed: Keyed::Account,
+    }],
+    lookups: &[],
+    settings: &[
+        SettingSpec { name: "slice", ty: SettingType::Duration, default: Some("10s"), doc: "length of a slice" },
+        SettingSpec {
+            name: "silence",
+            ty: SettingType::Duration,
+            default: Some("30s"),
+            doc: "how far a silent gateway may hold back the time of a partition",
+        },
+    ],
+    state: &[StateTable { name: "sums", group_prefix: Some(8) }, StateTable { name: "clock", group_prefix: None }],
+    parallel: Parallel::PerPartition,
+    role: Role::Operator(build),
+};
+
+fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
+    let slice_ms = u32::try_from(cx.settings.duration("slice").as_millis()).unwrap_or(0);
+    if slice_ms == 0 {
+        return Err(OperatorError::Setting(format!("{}: slice must be from 1 ms to 49 days", cx.name)));
+    }
+    let silence = u64::try_from(cx.settings.duration("silence").as_nanos()).unwrap_or(u64::MAX);
+    Ok(Box::new(TallyOperator { slice_ms, silence, clock: None }))
+}
+
+struct TallyOperator {
+    slice_ms: u32,
+    /// Nanoseconds.
+    silence: u64,
+    /// The rows of the table `clock`, once read.
+    clock: Option<Clock>,
+}
+
+#[derive(Default)]
+struct Clock {
+    stamps: BTreeMap<u32, EventTime>,
+    open: Option<u64>,
+}
+
+impl Operator for TallyOperator {
+    fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let time = input.record.event_time();
+        match &input.record.body {
+            Some(Body::Verdict(verdict)) => {
+                let open = self.advance(verdict.gateway, time, input, cx)?;
+                self.count(verdict, self.slice_of(time).max(open), cx)
+            }
+            Some(Body::Tick(tick)) => self.advance(tick.gateway, time, input, cx).map(|_| ()),
+            other => Err(crate::unexpected("tally", input, other.as_ref())),
+        }
+    }
+}
+
+impl TallyOperator {
+    fn slice_of(&self, time: EventTime) -> u64 {
+        time.millis() / u64::from(self.slice_ms)
+    }
+
+    /// Moves the partition's time by a stamp; closes the slices it has passed. Returns the open slice.
+    fn advance(
+        &mut self,
+        gateway: u32,
+        time: EventTime,
+        input: &Input<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<u64, OperatorError> {
+        let clock = match &mut self.clock {
+            Some(clock) => clock,
+            none => none.insert(read_clock(cx)?),
+        };
+        let stamp = clock.stamps.entry(gateway).or_default();
+        if time > *stamp {
+            *stamp = time;
+            let mut key = [b'g', 0, 0, 0, 0];
+            key[1..].copy_from_slice(&gateway.to_be_bytes());
+            cx.state.put(CLOCK, &key, &time.nanos().to_be_bytes())?;
+        }
+        let newest = clock.stamps.values().max().copied().unwrap_or(time);
+        let live = clock.stamps.values().filter(|stamp| newest.nanos_since(**stamp) <= self.silence);
+        let now = live.min().copied().unwrap_or(time).millis() / u64::from(self.slice_ms);
+        let open = clock.open.unwrap_or(0);
+        if clock.open.is_some() && now <= open {
+            return Ok(open);
+        }
+        let first = clock.open.is_none();
+        clock.open = Some(now);
+        cx.state.put(CLOCK, OPEN, &now.to_be_bytes())?;
+        if !first {
+            self.close_before(now, input, cx)?;
+        }
+        Ok(now)
+    }
+
+    fn count(&self, verdict: &Verdict, slice: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let reason = verdict.reason();
+        let (kind, detail) = match reason {
+            Reason::Accepted => (ACCEPTED, verdict.nbits),
+            _ => (REJECTED, reason as u32),
+        };
+        let mut key = slice.to_be_bytes().to_vec();
+        push_text(&mut key, &verdict.account);
+        push_text(&mut key, &verdict.worker);
+        key.push(kind);
+        key.extend_from_slice(&detail.to_be_bytes());
+        let share = Sum { work: Work::from_parts(verdict.work_hi, verdict.work_lo).get(), shares: 1 };
+        let sum = Sum::read(cx.state.get(SUMS, &key)?.as_deref())?.add(share)?;
+        Ok(cx.state.put(SUMS, &key, &sum.to_bytes())?)
+    }
+
+    /// Writes the sums of the slices before `open`, in order, and the marker behind them.
+    fn close_before(&self, open: u64, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let mut rows: Vec<(Vec<u8>, Sum)> = Vec::new();
+        let mut failed = None;
+        cx.state.scan(SUMS, &[], Some(&open.to_be_bytes()), &mut |key, value| match Sum::read(Some(value)) {
+            Ok(sum) => {
+                rows.push((key.to_vec(), sum));
+                true
+            }
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let mut tally: Option<Tally> = None;
+        for (key, sum) in rows {
+            let row = Row::read(&key)?;
+            if tally.as_ref().is_some_and(|tally| !row.belongs_to(tally)) {
+                self.emit(tally.take(), cx);
+            }
+            row.add_to(tally.get_or_insert_with(|| self.empty(&row, input)), sum);
+        }
+        self.emit(tally, cx);
+        cx.state.expire_below(SUMS, &open.to_be_bytes())?;
+        let slice = open - 1;
+        let end = SliceEnd {
+            slice,
+            slice_ms: self.slice_ms,
+            partition: input.source.partition,
+            partitions: input.source.partitions,
+        };
+        cx.emit("out", Key::Every, self.end_of(slice), Body::SliceEnd(end));
+        Ok(())
+    }
+
+    fn empty(&self, row: &Row<'_>, input: &Input<'_>) -> Tally {
+        Tally {
+            slice: row.slice,
+            slice_ms: self.slice_ms,
+            partition: input.source.partition,
+            account: row.account.to_owned(),
+            worker: row.worker.to_owned(),
+            accepted: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    fn emit(&self, tally: Option<Tally>, cx: &mut Context<'_>) {
+        if let Some(tally) = tally {
+            let key = Key::Bytes(Bytes::copy_from_slice(tally.account.as_bytes()));
+            cx.emit("out", key, self.end_of(tally.slice), Body::Tally(tally));
+        }
+    }
+
+    /// When a slice ends: the event time of its records.
+    fn end_of(&self, slice: u64) -> EventTime {
+        EventTime::from_millis(slice.saturating_add(1).saturating_mul(u64::from(self.slice_ms)))
+    }
+}
+
+fn read_clock(cx: &Context<'_>) -> Result<Clock, OperatorError> {
+    let mut clock = Clock::default();
+    let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    cx.state.scan(CLOCK, &[], None, &mut |key, value| {
+        rows.push((key.to_vec(), value.to_vec()));
+        true
+    })?;
+    for (key, value) in rows {
+        let value = read_u64(Some(&value))?;
+        match key.strip_prefix(b"g").and_then(|id| <[u8; 4]>::try_from(id).ok()) {
+            Some(id) => drop(clock.stamps.insert(u32::from_be_bytes(id), EventTime::from_nanos(value))),
+            None if key == OPEN => clock.open = Some(value),
+            None => return Err(damaged(&key)),
+        }
+    }
+    Ok(clock)
+}
+
+/// A key of the table `sums`.
+struct Row<'a> {
+    slice: u64,
+    account: &'a str,
+    worker: &'a str,
+    kind: u8,
+    detail: u32,
+}
+
+impl<'a> Row<'a> {
+    fn read(key: &'a [u8]) -> Result<Self, OperatorError> {
+        let (slice, rest) = key.split_first_chunk::<8>().ok_or_else(|| damaged(key))?;
+        let (account, rest) = split_text(rest)?;
+        let (worker, rest) = split_text(rest)?;
+        let [kind, detail @ ..]: [u8; 5] = rest.try_into().map_err(|_| damaged(key))?;
+        Ok(Self { slice: u64::from_be_bytes(*slice), account, worker, kind, detail: u32::from_be_bytes(detail) })
+    }
+
+    fn belongs_to(&self, tally: &Tally) -> bool {
+        self.slice == tally.slice && self.account == tally.account && self.worker == tally.worker
+    }
+
+    fn add_to(&self, tally: &mut Tally, sum: Sum) {
+        let (work_hi, work_lo) = Work::new(sum.work).to_parts();
+        if self.kind == ACCEPTED {
+            tally.accepted.push(WorkAt { nbits: self.detail, work_hi, work_lo, shares: sum.shares });
+        } else {
+            let reason = i32::try_from(self.detail).unwrap_or(0);
+            tally.rejected.push(ReasonCount { reason, shares: sum.shares, work_hi, work_lo });
+        }
+    }
+}

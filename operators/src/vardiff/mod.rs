@@ -1,0 +1,157 @@
+//! `vardiff`: difficulty per session, from windows of event time (DESIGN 6). Decisions are records.
+//!
+//! The work a session has done over the last 20 s to 4 min is compared with the work it would do at the target share
+//! rate; a difference beyond three and a third standard deviations moves the difficulty to what was measured. A session
+//! that has never had a share is lowered by 16 every few expected shares, so that a hobby miner at a default meant for
+//! a farm is found within a minute or two.
+
+mod row;
+#[cfg(test)]
+mod tests;
+
+use sluice_mining::Difficulty;
+use sluice_proto::v1::{DifficultyTarget, Reason, Verdict};
+use sluice_proto::{Body, EventTime, RecordKind};
+use sluice_topology::{
+    BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
+    SettingSpec, SettingType, StateTable,
+};
+
+use crate::codec::read_u64;
+use row::Session;
+
+/// Session (8 bytes) -> [`Session`].
+const SESSIONS: usize = 0;
+/// One row: when silent sessions were last looked at, event time in nanoseconds.
+const MARKS: usize = 1;
+const SWEPT: &[u8] = b"swept";
+
+/// Silent sessions are looked at this often, nanoseconds.
+const SWEEP: u64 = 5_000_000_000;
+/// A session is forgotten after this long without a share, nanoseconds.
+const FORGET: u64 = 3_600_000_000_000;
+
+/// What the topology knows of it.
+pub static KIND: Kind = Kind {
+    name: "vardiff",
+    summary: "difficulty per session, from its share rate",
+    inputs: &[InputSpec {
+        name: "in",
+        accepts: &[RecordKind::Verdict, RecordKind::Tick],
+        optional: false,
+        priority: false,
+    }],
+    outputs: &[OutputSpec {
+        name: "out",
+        writes: &[RecordKind::DifficultyTarget],
+        optional: false,
+        keyed: Keyed::Session,
+    }],
+    lookups: &[],
+    settings: &[
+        SettingSpec {
+            name: "shares_per_minute",
+            ty: SettingType::Integer(1, 600),
+            default: Some("20"),
+            doc: "share rate of a session to aim at",
+        },
+        SettingSpec {
+            name: "min_difficulty",
+            ty: SettingType::Decimal,
+            default: Some("0.0000001"),
+            doc: "lowest difficulty to give out, rounded down to a whole number or a power of two",
+        },
+        SettingSpec {
+            name: "max_difficulty",
+            ty: SettingType::Decimal,
+            default: Some("1000000000000"),
+            doc: "highest difficulty to give out",
+        },
+    ],
+    state: &[StateTable { name: "sessions", group_prefix: None }, StateTable { name: "marks", group_prefix: None }],
+    parallel: Parallel::PerPartition,
+    role: Role::Operator(build),
+};
+
+fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
+    let difficulty = |name: &str| {
+        Difficulty::parse_wire(cx.settings.text(name))
+            .ok_or_else(|| OperatorError::Setting(format!("{}: {name} must be a number above 0", cx.name)))
+    };
+    let (min, max) = (difficulty("min_difficulty")?, difficulty("max_difficulty")?);
+    if min > max {
+        return Err(OperatorError::Setting(format!("{}: min_difficulty is above max_difficulty", cx.name)));
+    }
+    let per_minute = u128::from(cx.settings.integer("shares_per_minute").max(1));
+    Ok(Box::new(Vardiff { rules: Rules { per_minute, min, max } }))
+}
+
+struct Vardiff {
+    rules: Rules,
+}
+
+/// What decisions depend on besides a session's row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    per_minute: u128,
+    min: Difficulty,
+    max: Difficulty,
+}
+
+impl Operator for Vardiff {
+    fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let time = input.record.event_time();
+        match &input.record.body {
+            Some(Body::Verdict(verdict)) => self.share(verdict, time, cx),
+            Some(Body::Tick(_)) => self.sweep(time, cx),
+            other => Err(crate::unexpected("vardiff", input, other.as_ref())),
+        }
+    }
+}
+
+impl Vardiff {
+    fn share(&self, verdict: &Verdict, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let key = verdict.session.to_be_bytes();
+        let mut session = match cx.state.get(SESSIONS, &key)? {
+            Some(row) => Session::read(&row)?,
+            None => Session::new(verdict.gateway, verdict.difficulty, time),
+        };
+        if verdict.reason() == Reason::Accepted {
+            session.add(time, verdict.difficulty);
+        }
+        self.decide(verdict.session, &mut session, time, cx);
+        Ok(cx.state.put(SESSIONS, &key, &session.to_bytes())?)
+    }
+
+    /// Looks at all sessions: only silence can tell that one has become slow.
+    fn sweep(&self, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let swept = EventTime::from_nanos(read_u64(cx.state.get(MARKS, SWEPT)?.as_deref())?);
+        if time.nanos_since(swept) < SWEEP {
+            return Ok(());
+        }
+        cx.state.put(MARKS, SWEPT, &time.nanos().to_be_bytes())?;
+        let mut rows = Vec::new();
+        cx.state.scan(SESSIONS, &[], None, &mut |key, value| {
+            rows.push((read_u64(Some(key)), Session::read(value)));
+            true
+        })?;
+        for (id, session) in rows {
+            let (id, mut session) = (id?, session?);
+            if time.nanos_since(session.last_share) > FORGET {
+                cx.state.delete(SESSIONS, &id.to_be_bytes())?;
+            } else if self.decide(id, &mut session, time, cx) {
+                cx.state.put(SESSIONS, &id.to_be_bytes(), &session.to_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a new difficulty if the session's windows ask for one.
+    fn decide(&self, id: u64, session: &mut Session, time: EventTime, cx: &mut Context<'_>) -> bool {
+        let Some(wanted) = session.wanted(&self.rules, time) else { return false };
+        session.restart(wanted, time);
+        let target = DifficultyTarget { session: id, difficulty: wanted, gateway: session.gateway };
+        cx.emit("out", Key::session(id), time, Body::DifficultyTarget(target));
+        true
+    }
+}

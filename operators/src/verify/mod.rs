@@ -1,0 +1,92 @@
+//! `verify`: judges every submission again, as of its job clock, and writes a verdict for each (DESIGN 6).
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use sluice_mining::{Judgement, JobTable};
+use sluice_proto::v1::{Envelope, Submission, Verdict};
+use sluice_proto::{Body, Offset, RecordKind};
+use sluice_topology::{
+    BuildContext, Context, InputSpec, Input, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
+};
+
+use crate::tables::job_table::JobTableState;
+
+/// What the topology knows of it.
+pub static KIND: Kind = Kind {
+    name: "verify",
+    summary: "judges every submission as of its job clock",
+    inputs: &[InputSpec {
+        name: "in",
+        accepts: &[RecordKind::Submission, RecordKind::Tick],
+        optional: false,
+        priority: false,
+    }],
+    outputs: &[OutputSpec {
+        name: "out",
+        writes: &[RecordKind::Verdict, RecordKind::Tick],
+        optional: false,
+        keyed: Keyed::Session,
+    }],
+    lookups: &["job_table"],
+    settings: &[],
+    state: &[],
+    parallel: Parallel::PerPartition,
+    role: Role::Operator(build),
+};
+
+fn build(_: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
+    Ok(Box::new(Verify))
+}
+
+/// The operator: it has no state of its own, all it needs is in the table of jobs.
+struct Verify;
+
+impl Operator for Verify {
+    fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let time = input.record.event_time();
+        match &input.record.body {
+            Some(Body::Submission(submission)) => {
+                let jobs = &cx.lookup::<JobTableState>("job_table")?.jobs;
+                let verdict = verdict(submission, jobs, &jobs.judge(submission, time), input);
+                cx.emit("out", Key::session(submission.session), time, Body::Verdict(verdict));
+            }
+            Some(Body::Tick(tick)) => {
+                cx.emit("out", Key::Partition(input.source.partition), time, Body::Tick(*tick));
+            }
+            other => return Err(crate::unexpected("verify", input, other.as_ref())),
+        }
+        Ok(())
+    }
+
+    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
+        let clock = match &record.body {
+            Some(Body::Submission(submission)) => submission.job_clock,
+            Some(Body::Tick(tick)) => tick.job_clock,
+            _ => return None,
+        };
+        Some(("job_table", Offset::new(clock)))
+    }
+}
+
+fn verdict(submission: &Submission, jobs: &JobTable, judgement: &Judgement<'_>, input: &Input<'_>) -> Verdict {
+    let (work_hi, work_lo) = judgement.work.to_parts();
+    Verdict {
+        reason: judgement.reason.into(),
+        session: submission.session,
+        account: submission.account.clone(),
+        worker: submission.worker.clone(),
+        job_id: submission.job_id,
+        nbits: judgement.job.map_or(0, |job| job.job().nbits),
+        difficulty: judgement.difficulty.units(),
+        work_hi,
+        work_lo,
+        header_hash: judgement.hash.map_or_else(Bytes::new, |hash| Bytes::copy_from_slice(&hash)),
+        origin_partition: input.source.partition,
+        origin_offset: input.source.offset.get(),
+        gateway: submission.gateway,
+        live_from_job: jobs.live_from(Offset::new(submission.job_clock)),
+        is_block: judgement.is_block,
+    }
+}
