@@ -1,1 +1,3 @@
-//! placeholder
+//! Real and simulated parts for tests and the demo.
+
+pub mod postgres;
