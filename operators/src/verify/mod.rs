@@ -4,11 +4,11 @@
 mod tests;
 
 use bytes::Bytes;
-use sluice_mining::{Judgement, JobTable};
+use sluice_mining::{JobTable, Judgement};
 use sluice_proto::v1::{Envelope, Submission, Verdict};
 use sluice_proto::{Body, Offset, RecordKind};
 use sluice_topology::{
-    BuildContext, Context, InputSpec, Input, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
+    BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
 };
 
 use crate::tables::job_table::JobTableState;
