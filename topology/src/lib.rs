@@ -15,6 +15,8 @@ pub mod reference;
 pub mod runtime;
 pub mod settings;
 pub mod spec;
+#[cfg(test)]
+mod testing;
 
 pub use check::load;
 pub use graph::{Graph, Group, Node, Table, Topic, Wire};

@@ -16,7 +16,11 @@ pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     }
     for ((_, inputs, _), members) in clusters(wiring) {
         let shares = members.iter().any(|&group| range(wiring, group).is_some());
+        let unclear = |&group: &usize| wiring.groups[group].iter().any(|&it| wiring.operator(it).partitions_unclear);
         let count = inputs.first().and_then(|&topic| wiring.partitions(topic));
+        if members.iter().any(unclear) {
+            continue;
+        }
         if let (true, Some(count)) = (shares, count) {
             covered(wiring, &members, count, problems);
         }
@@ -28,7 +32,13 @@ pub(crate) fn share_out(wiring: &Wiring<'_>, a: usize, b: usize) -> bool {
     let group_index = |operator| wiring.groups.iter().position(|group| group.contains(&operator));
     let (Some(a), Some(b)) = (group_index(a), group_index(b)) else { return false };
     let together = |members: &Vec<usize>| members.contains(&a) && members.contains(&b);
-    a != b && (range(wiring, a).is_some() || range(wiring, b).is_some()) && clusters(wiring).values().any(together)
+    let says = |group: usize| {
+        wiring.groups[group].iter().any(|&it| {
+            let operator = wiring.operator(it);
+            operator.partitions.is_some() || operator.partitions_unclear
+        })
+    };
+    a != b && (says(a) || says(b)) && clusters(wiring).values().any(together)
 }
 
 /// Groups that run once per partition, by what tells instances of the same thing.

@@ -10,15 +10,16 @@ pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     for table in 0..wiring.decl.tables.len() {
         kept_jobs(wiring, table, problems);
     }
-    for group in &wiring.groups {
-        replayable(wiring, group, problems);
+    for operator in 0..wiring.decl.operators.len() {
+        replayable(wiring, operator, problems);
     }
 }
 
 /// A task restored from its newest checkpoint after the longest outage must find its input.
 fn outage(wiring: &Wiring<'_>, problems: &mut Problems) {
-    let Some(config) = &wiring.decl.config else { return };
-    let needed = config.state.checkpoint.saturating_add(config.limits.outage);
+    let facts = &wiring.decl.facts;
+    let (Some(checkpoint), Some(outage)) = (facts.checkpoint, facts.outage) else { return };
+    let needed = checkpoint.saturating_add(outage);
     for (topic, ends) in wiring.topics().filter(|(topic, _)| !topic.direct()) {
         let by_operator = ends.readers.iter().any(|end| !wiring.is_service(end.operator));
         let Some(kept) = topic.retention().filter(|kept| *kept < needed) else { continue };
@@ -32,8 +33,8 @@ fn outage(wiring: &Wiring<'_>, problems: &mut Problems) {
             let hint = format!(
                 "keep it for at least {}: `state.checkpoint` ({}) plus `limits.outage` ({}), or lower those",
                 format_duration(needed),
-                format_duration(config.state.checkpoint),
-                format_duration(config.limits.outage)
+                format_duration(checkpoint),
+                format_duration(outage)
             );
             problems.add("retention.outage", topic.span("retention"), message, hint);
         }
@@ -62,14 +63,17 @@ fn kept_jobs(wiring: &Wiring<'_>, index: usize, problems: &mut Problems) {
 }
 
 /// A topic that tables are made from goes back at least as far as what is judged with them, or a replay would fail.
-fn replayable(wiring: &Wiring<'_>, group: &[usize], problems: &mut Problems) {
-    for reference in group.iter().flat_map(|&operator| &wiring.operator(operator).tables) {
+fn replayable(wiring: &Wiring<'_>, operator: usize, problems: &mut Problems) {
+    for reference in &wiring.operator(operator).tables {
         let Some(table) = wiring.table(&reference.value) else { continue };
         let Some(source) = wiring.uses.iter().position(|ends| ends.feeds.contains(&table)) else { continue };
         let from = &wiring.decl.topics[source];
         let Some(kept) = from.retention() else { continue };
         let extra = wiring.decl.tables[table].keep().unwrap_or(Duration::ZERO);
-        for input in wiring.stored_inputs(group) {
+        for input in wiring.stored_upstream(operator) {
+            if !wiring.fits(input) {
+                continue;
+            }
             let input = &wiring.decl.topics[input];
             let needed = input.retention().map(|age| age.saturating_add(extra));
             if needed.is_some_and(|needed| needed <= kept) {

@@ -53,3 +53,6 @@ pub fn load(source: &FileText, registry: &Registry, env: &Environment) -> Result
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Names and places that must differ: instances' ids, listening addresses, hashes; and the payout address.
+//! Names and places that must differ: instances' ids, listening addresses, hashes.
 
 use std::collections::BTreeMap;
 use std::fmt::LowerHex;
@@ -15,23 +15,21 @@ pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     let topics = wiring.decl.topics.iter().map(|topic| (topic.name.value.clone(), topic.name.span));
     collisions(topics, hash32, "topics", problems);
     collisions(task_names(wiring).into_iter(), hash64, "tasks", problems);
-    bitcoin(wiring, problems);
 }
 
 /// A setting called `id` is unique among the instances of a kind: extranonces are made of it.
 fn ids(wiring: &Wiring<'_>, problems: &mut Problems) {
-    let mut seen: BTreeMap<(&str, String), usize> = BTreeMap::new();
+    let mut seen: BTreeMap<(&str, u64), usize> = BTreeMap::new();
     for (index, operator) in wiring.decl.operators.iter().enumerate() {
         let id = match operator.located.settings.get("id") {
-            Some(SettingValue::Integer(id)) => id.to_string(),
-            Some(SettingValue::Text(id)) => id.clone(),
+            Some(SettingValue::Integer(id)) => *id,
             _ => continue,
         };
         let span = |index: usize| {
             let operator = wiring.operator(index);
             operator.located.span("id", operator.name.span)
         };
-        if let Some(&first) = seen.get(&(operator.kind.name, id.clone())) {
+        if let Some(&first) = seen.get(&(operator.kind.name, id)) {
             let message = format!(
                 "`{}` and `{}` both have `id` {id}: their sessions would share work",
                 operator.name.value,
@@ -49,9 +47,8 @@ fn ids(wiring: &Wiring<'_>, problems: &mut Problems) {
 fn listeners(wiring: &Wiring<'_>, problems: &mut Problems) {
     let mut seen: Vec<(HostPort, String, Span)> = Vec::new();
     let mut all: Vec<(String, String, Span)> = Vec::new();
-    if let Some(config) = &wiring.decl.config {
-        let span = wiring.decl.spans.http_listen.unwrap_or_default();
-        all.push((config.http.listen.clone(), "`http`".to_owned(), span));
+    if let Some(listen) = &wiring.decl.facts.listen {
+        all.push((listen.value.clone(), "`http`".to_owned(), listen.span));
     }
     for operator in &wiring.decl.operators {
         let owner = format!("`{}`", operator.name.value);
@@ -109,17 +106,6 @@ fn collisions<H: Ord + LowerHex>(
                 seen.insert(hash, (name, span));
             }
         }
-    }
-}
-
-/// What depends on the chain.
-fn bitcoin(wiring: &Wiring<'_>, problems: &mut Problems) {
-    let Some(config) = &wiring.decl.config else { return };
-    let spans = &wiring.decl.spans;
-    if config.bitcoin.network == "main" && config.ledger.maturity < 100 {
-        let message =
-            format!("coinbases cannot be spent after {} confirmations, but after 100", config.ledger.maturity);
-        problems.add("ledger.maturity", spans.maturity, message, "set `maturity: 100` or more");
     }
 }
 

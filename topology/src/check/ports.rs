@@ -109,12 +109,21 @@ fn archived(topic: &TopicDecl) -> bool {
     topic.located.settings.flag("archive")
 }
 
-/// Whether a port that is missing elsewhere may be what should read the topic.
+/// Whether a port that is missing elsewhere, or wired to records that it does not take, should read the topic: that
+/// is a problem of its own already.
 fn may_be_read(wiring: &Wiring<'_>, index: usize) -> bool {
     let carried = wiring.records(index);
-    wiring.decl.operators.iter().any(|operator| {
-        let ports = operator.missing_inputs.iter().map(|&port| &operator.kind.inputs[port]);
-        ports.into_iter().any(|port| carried.iter().all(|kind| port.accepts.contains(kind)))
+    let misfits = |operator: usize, port: usize| {
+        let spec = &wiring.operator(operator).kind.inputs[port];
+        let of_port = wiring.inputs_of(operator).into_iter().filter(|(_, wired)| wired.port == port);
+        of_port.into_iter().any(|(topic, _)| wiring.records(topic).iter().any(|kind| !spec.accepts.contains(kind)))
+    };
+    wiring.decl.operators.iter().enumerate().any(|(at, operator)| {
+        let mut ports = operator.kind.inputs.iter().enumerate();
+        ports.any(|(port, spec)| {
+            let astray = operator.missing_inputs.contains(&port) || misfits(at, port);
+            astray && carried.iter().all(|kind| spec.accepts.contains(kind))
+        })
     })
 }
 

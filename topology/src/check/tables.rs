@@ -60,13 +60,14 @@ fn lookups(wiring: &Wiring<'_>, index: usize, problems: &mut Problems) {
 
 /// Fused operators share their tables: one of each kind in a task.
 fn one_of_each_kind(wiring: &Wiring<'_>, group: &[usize], problems: &mut Problems) {
-    let mut first: Vec<(&str, usize)> = Vec::new();
-    for reference in group.iter().flat_map(|&operator| &wiring.operator(operator).tables) {
+    let mut first: Vec<(&str, usize, usize)> = Vec::new();
+    let all = group.iter().flat_map(|&operator| wiring.operator(operator).tables.iter().map(move |it| (operator, it)));
+    for (operator, reference) in all {
         let Some(index) = wiring.table(&reference.value) else { continue };
         let Some(kind) = wiring.decl.tables[index].kind else { continue };
-        match first.iter().find(|(name, _)| *name == kind.name) {
-            None => first.push((kind.name, index)),
-            Some((_, other)) if *other != index => {
+        match first.iter().find(|(name, _, _)| *name == kind.name) {
+            None => first.push((kind.name, index, operator)),
+            Some((_, other, by)) if *other != index && *by != operator => {
                 let other = &wiring.decl.tables[*other].name;
                 let message = format!(
                     "`{}` and `{}` are both of kind `{}`, and used in one task",

@@ -170,6 +170,13 @@ impl<'a> Wiring<'a> {
         self.uses[topic].writers.iter().flat_map(|end| self.output(end).writes).copied().collect()
     }
 
+    /// Whether every reader of a topic takes what it carries.
+    pub(crate) fn fits(&self, topic: usize) -> bool {
+        let carried = self.records(topic);
+        let takes = |end: &End| carried.iter().all(|kind| self.input(end).accepts.contains(kind));
+        self.uses[topic].readers.iter().all(takes)
+    }
+
     /// What picks the partition of a topic, by its first writer.
     pub(crate) fn keyed(&self, topic: usize) -> Option<Keyed> {
         self.uses[topic].writers.first().map(|end| self.output(end).keyed)
@@ -198,6 +205,24 @@ impl<'a> Wiring<'a> {
     pub(crate) fn stored_inputs(&self, group: &[usize]) -> BTreeSet<usize> {
         let all = group.iter().flat_map(|&operator| self.inputs_of(operator)).map(|(topic, _)| topic);
         all.filter(|&topic| !self.decl.topics[topic].direct()).collect()
+    }
+
+    /// Stored topics that the input of an operator comes from, within its task.
+    pub(crate) fn stored_upstream(&self, operator: usize) -> BTreeSet<usize> {
+        let mut stored = BTreeSet::new();
+        let mut seen = BTreeSet::from([operator]);
+        let mut open = vec![operator];
+        while let Some(operator) = open.pop() {
+            for (topic, _) in self.inputs_of(operator) {
+                if !self.decl.topics[topic].direct() {
+                    stored.insert(topic);
+                    continue;
+                }
+                let writers = self.uses[topic].writers.iter().map(|end| end.operator);
+                open.extend(writers.filter(|&writer| !self.is_service(writer) && seen.insert(writer)));
+            }
+        }
+        stored
     }
 
     /// Stored topics that a group writes, by index.

@@ -9,6 +9,7 @@ use super::node::{Node, Value};
 use super::secret::Secret;
 use super::source::Span;
 use crate::kind::{SettingSpec, SettingType};
+use crate::settings::SettingValue;
 
 /// Everything in the file besides topics, tables and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,13 +111,15 @@ pub struct Limits {
     pub outage: Duration,
 }
 
-/// Places of settings that checks point at.
+/// What the checks of the wiring ask of the sections, each by itself: a mistake in one must not hide others.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ConfigSpans {
-    pub checkpoint: Span,
-    pub payout: Span,
-    pub maturity: Span,
-    pub http_listen: Option<Span>,
+pub(crate) struct Facts {
+    /// `state.checkpoint`.
+    pub checkpoint: Option<Duration>,
+    /// `limits.outage`.
+    pub outage: Option<Duration>,
+    /// `http.listen`; at the top of the file where the default holds.
+    pub listen: Option<Spanned<String>>,
 }
 
 const fn setting(name: &'static str, ty: SettingType, default: Option<&'static str>, doc: &'static str) -> SettingSpec {
@@ -210,24 +213,43 @@ pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 8] {
 }
 
 /// The sections, read from the file's top level; `None` where one of them has a problem.
-pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option<Config>, ConfigSpans) {
-    let mut spans = ConfigSpans::default();
+pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option<Config>, Facts) {
     let log = section(top, "log", LOG, reader);
     let state = section(top, "state", STATE, reader);
-    let bitcoin = bitcoin(top, reader, &mut spans);
-    let ledger = ledger(top, reader, &mut spans);
+    let bitcoin = bitcoin(top, reader);
+    let ledger = ledger(top, reader);
     let http = section(top, "http", HTTP, reader);
     let limits = section(top, "limits", LIMITS, reader);
-    spans.checkpoint = state.as_ref().map_or(top.span, |it| it.located.span("checkpoint", it.span));
-    spans.http_listen = http.as_ref().and_then(|it| it.located.spans.get("listen")?.first().copied());
-    (assemble(log, state, bitcoin, ledger, http, limits), spans)
+    if let (Some(bitcoin), Some(ledger)) = (&bitcoin, &ledger) {
+        maturity(&bitcoin.value, ledger, reader);
+    }
+    let duration = |section: &Option<Section>, name: &str| match section.as_ref()?.located.settings.get(name) {
+        Some(SettingValue::Duration(value)) => Some(*value),
+        _ => None,
+    };
+    let listen = http.as_ref().and_then(|http| {
+        http.located.settings.get("listen")?;
+        Some(Spanned::new(http.located.settings.text("listen").to_owned(), http.located.span("listen", http.span)))
+    });
+    let facts = Facts { checkpoint: duration(&state, "checkpoint"), outage: duration(&limits, "outage"), listen };
+    let config = assemble(log, state, bitcoin, ledger, http, limits);
+    (config, facts)
+}
+
+/// A coinbase cannot be spent before it has 100 confirmations: credits must not be payable earlier on the main chain.
+fn maturity(bitcoin: &Bitcoin, ledger: &Spanned<Ledger>, reader: &mut Reader<'_>) {
+    let given = ledger.value.maturity;
+    if bitcoin.network == "main" && given < 100 {
+        let message = format!("coinbases cannot be spent after {given} confirmations, but after 100");
+        reader.problems.add("ledger.maturity", ledger.span, message, "set `maturity: 100` or more");
+    }
 }
 
 fn assemble(
     log: Option<Section>,
     state: Option<Section>,
-    bitcoin: Option<Bitcoin>,
-    ledger: Option<Ledger>,
+    bitcoin: Option<Spanned<Bitcoin>>,
+    ledger: Option<Spanned<Ledger>>,
     http: Option<Section>,
     limits: Option<Section>,
 ) -> Option<Config> {
@@ -239,8 +261,8 @@ fn assemble(
             checkpoint: state.duration("checkpoint"),
             memory: state.integer("memory"),
         },
-        bitcoin: bitcoin?,
-        ledger: ledger?,
+        bitcoin: bitcoin?.value,
+        ledger: ledger?.value,
         http: Http { listen: http?.located.settings.text("listen").to_owned() },
         limits: Limits { outage: limits?.located.settings.duration("outage") },
     })
@@ -273,10 +295,10 @@ fn section_fields<'n>(top: &mut Fields<'n>, name: &'n str, reader: &mut Reader<'
 
 static EMPTY: Node = Node { span: Span::new(0, 0), value: Value::Null };
 
-fn bitcoin<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>, spans: &mut ConfigSpans) -> Option<Bitcoin> {
+fn bitcoin<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Spanned<Bitcoin>> {
     let mut fields = section_fields(top, "bitcoin", reader)?;
     let located = reader.settings(&mut fields, BITCOIN);
-    spans.payout = located.span("payout", fields.span);
+    let payout_span = located.span("payout", fields.span);
     let nodes = nodes(&mut fields, reader);
     let tag_span = located.span("tag", fields.span);
     fields.finish(reader);
@@ -287,7 +309,8 @@ fn bitcoin<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>, spans: &mut Config
     }
     let complete = ["network", "payout", "tag"].iter().all(|name| located.settings.get(name).is_some());
     let nodes = nodes?;
-    complete.then(|| Bitcoin { network: text("network"), nodes, payout: text("payout"), tag: text("tag") })
+    let bitcoin = Bitcoin { network: text("network"), nodes, payout: text("payout"), tag: text("tag") };
+    complete.then(|| Spanned::new(bitcoin, payout_span))
 }
 
 fn nodes<'n>(bitcoin: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Vec<BitcoinNode>> {
@@ -310,7 +333,7 @@ fn nodes<'n>(bitcoin: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Vec<Bi
         if let Some(node) = &node
             && let Some(first) = nodes.iter().flatten().find(|other| other.value.name == node.value.name)
         {
-            let message = format!("two nodes are called `{}`", node.value.name);
+            let message = "two nodes have the same name";
             let problem = reader.problems.add("name.duplicate", node.span, message, "give each node its own `name`");
             problem.note(first.span, "the other one");
         }
@@ -331,7 +354,8 @@ fn node(item: &Node, number: usize, reader: &mut Reader<'_>) -> Option<Spanned<B
         && !["tcp://", "ipc://"].iter().any(|scheme| zmq.starts_with(scheme))
     {
         let at = located.span("zmq", span);
-        reader.problems.add("setting.type", at, format!("`{zmq}` is no ZMQ endpoint"), "write `tcp://HOST:PORT`");
+        let message = format!("`{}` is no ZMQ endpoint", reader.shown(at, zmq));
+        reader.problems.add("setting.type", at, message, "write `tcp://HOST:PORT`");
     }
     let name = text("name").unwrap_or_else(|| format!("node{number}"));
     let auth = located.settings.secret("auth")?.clone();
@@ -340,7 +364,7 @@ fn node(item: &Node, number: usize, reader: &mut Reader<'_>) -> Option<Spanned<B
 
 fn rpc_is_valid(rpc: &str, span: Span, reader: &mut Reader<'_>) -> bool {
     let Some(rest) = rpc.strip_prefix("http://") else {
-        let message = format!("`{}` is no RPC address", without_credentials(rpc));
+        let message = format!("`{}` is no RPC address", without_credentials(reader.shown(span, rpc)));
         reader.problems.add("setting.type", span, message, "write `http://HOST:PORT`");
         return false;
     };
@@ -356,7 +380,7 @@ fn rpc_is_valid(rpc: &str, span: Span, reader: &mut Reader<'_>) -> bool {
         !authority.is_empty()
     };
     if !valid {
-        let message = format!("`{rpc}` is no RPC address");
+        let message = format!("`{}` is no RPC address", reader.shown(span, rpc));
         reader.problems.add("setting.type", span, message, "write `http://HOST:PORT`");
     }
     valid
@@ -366,14 +390,14 @@ fn without_credentials(url: &str) -> &str {
     url.rsplit_once('@').map_or(url, |(_, rest)| rest)
 }
 
-fn ledger<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>, spans: &mut ConfigSpans) -> Option<Ledger> {
+fn ledger<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Spanned<Ledger>> {
     let mut fields = section_fields(top, "ledger", reader)?;
     let url = match fields.get("url") {
         Some(node) => ledger_url(node, reader),
         None => Some(Secret::from_parts(vec![super::secret::Part::Fixed(LEDGER_URL.to_owned())])),
     };
     let located = reader.settings(&mut fields, LEDGER);
-    spans.maturity = located.span("maturity", fields.span);
+    let maturity_span = located.span("maturity", fields.span);
     fields.finish(reader);
     let number = |name: &str| {
         located.settings.get(name)?;
@@ -383,7 +407,8 @@ fn ledger<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>, spans: &mut ConfigS
         "solo" => RewardScheme::Solo,
         _ => RewardScheme::Pplns { window: number("window")? },
     };
-    Some(Ledger { url: url?, scheme, fee_bps: number("fee_bps")?, maturity: number("maturity")? })
+    let ledger = Ledger { url: url?, scheme, fee_bps: number("fee_bps")?, maturity: number("maturity")? };
+    Some(Spanned::new(ledger, maturity_span))
 }
 
 fn ledger_url(node: &Node, reader: &mut Reader<'_>) -> Option<Secret> {

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::Spanned;
-use super::config::{self, Config, ConfigSpans, TOPIC_SETTINGS};
+use super::config::{self, Config, Facts, TOPIC_SETTINGS};
 use super::fields::{Fields, Located, Reader};
 use super::node::{Entry, Node, Value};
 use super::problem::{nearest, quoted_list};
@@ -15,8 +15,8 @@ use crate::kind::{Kind, Parallel, Registry, Role, TableKind};
 pub(crate) struct Declarations {
     /// Everything but the wiring, unless it has problems.
     pub config: Option<Config>,
-    /// Places of its settings.
-    pub spans: ConfigSpans,
+    /// What checks ask of it, whether or not it has problems.
+    pub facts: Facts,
     /// Topics.
     pub topics: Vec<TopicDecl>,
     /// Tables.
@@ -49,6 +49,8 @@ pub(crate) struct OperatorDecl {
     pub outputs: Vec<PortDecl>,
     pub tables: Vec<Spanned<String>>,
     pub partitions: Option<Spanned<RangeInclusive<u32>>>,
+    /// `partitions` is there, but could not be read.
+    pub partitions_unclear: bool,
     pub located: Located,
     /// Ports that must be wired and are not.
     pub missing_inputs: Vec<usize>,
@@ -68,8 +70,8 @@ pub(crate) fn declarations(root: Option<&Node>, registry: &Registry, reader: &mu
     let start = top.entries().first().map_or(Span::default(), |entry| entry.key.span);
     let mut top = top.at(start);
     version(&mut top, reader);
-    let (config, spans) = config::read(&mut top, reader);
-    let mut out = Declarations { config, spans, ..Declarations::default() };
+    let (config, facts) = config::read(&mut top, reader);
+    let mut out = Declarations { config, facts, ..Declarations::default() };
     out.topics = entries(&mut top, "topics", true, reader).iter().filter_map(|it| topic(it, reader)).collect();
     for entry in entries(&mut top, "tables", false, reader) {
         out.tables.extend(table(entry, registry, reader, &mut out.doubtful));
@@ -90,7 +92,8 @@ fn version(top: &mut Fields<'_>, reader: &mut Reader<'_>) {
     if let Some(version) = reader.text(node, "`version`")
         && version.value != "1"
     {
-        let message = format!("version `{}` of the topology file is not known to this program", version.value);
+        let shown = reader.shown(version.span, &version.value);
+        let message = format!("version `{shown}` of the topology file is not known to this program");
         reader.problems.add("version", version.span, message, hint);
     }
 }
@@ -136,7 +139,7 @@ fn table(entry: &Entry, registry: &Registry, reader: &mut Reader<'_>, doubtful: 
     check_name(&name, "a table", reader);
     let mut fields = Fields::of(&entry.value, format!("table `{}`", name.value), reader)?.at(name.span);
     let from = match fields.get("from") {
-        Some(node) => reader.text(node, &format!("`from` of table `{}`", name.value)),
+        Some(node) => reader.name(node, &format!("`from` of table `{}`", name.value)),
         None => {
             let message = format!("table `{}` lacks `from`", name.value);
             fields.lacks("from", "setting.missing", message, "add `from: TOPIC`, the topic it is made from".to_owned());
@@ -167,7 +170,7 @@ fn kind_name<'a>(
         reader.problems.add("kind.missing", fields.span, message, hint);
         return None;
     };
-    let kind = reader.text(node, &format!("`kind` of {}", fields.owner))?;
+    let kind = reader.name(node, &format!("`kind` of {}", fields.owner))?;
     if known.clone().any(|name| name == kind.value) {
         return Some(kind.value);
     }
@@ -211,6 +214,7 @@ fn operator(
         outputs: Vec::new(),
         tables: Vec::new(),
         partitions: None,
+        partitions_unclear: false,
         located: Located::default(),
         missing_inputs: Vec::new(),
         missing_outputs: Vec::new(),
@@ -219,13 +223,14 @@ fn operator(
     if !kind.lookups.is_empty()
         && let Some(node) = fields.get("tables")
     {
-        out.tables = reader.texts(node, &format!("`tables` of {}", fields.owner)).unwrap_or_default();
+        out.tables = reader.names(node, &format!("`tables` of {}", fields.owner)).unwrap_or_default();
     }
     if kind.parallel == Parallel::PerPartition
         && matches!(kind.role, Role::Operator(_))
         && let Some(node) = fields.get("partitions")
     {
         out.partitions = partitions(node, &fields.owner, reader);
+        out.partitions_unclear = out.partitions.is_none();
     }
     out.located = reader.settings(&mut fields, kind.settings);
     let before = reader.problems.len();
@@ -251,7 +256,7 @@ fn ports(out: &mut OperatorDecl, fields: &mut Fields<'_>, reader: &mut Reader<'_
             }
             continue;
         };
-        for topic in reader.texts(node, &format!("`{port}` of {}", fields.owner)).unwrap_or_default() {
+        for topic in reader.names(node, &format!("`{port}` of {}", fields.owner)).unwrap_or_default() {
             match index.checked_sub(out.kind.inputs.len()) {
                 None => out.inputs.push(PortDecl { port: index, topic }),
                 Some(port) => out.outputs.push(PortDecl { port, topic }),
@@ -271,7 +276,8 @@ fn partitions(node: &Node, owner: &str, reader: &mut Reader<'_>) -> Option<Spann
     match (number(first), number(last)) {
         (Some(first), Some(last)) if first <= last => Some(Spanned::new(first..=last, text.span)),
         _ => {
-            let message = format!("`partitions` of {owner} cannot be `{}`", text.value);
+            let shown = reader.shown(text.span, &text.value);
+            let message = format!("`partitions` of {owner} cannot be `{shown}`");
             reader.problems.add("setting.type", text.span, message, "write the first and the last one, such as `0-3`");
             None
         }

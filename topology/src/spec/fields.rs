@@ -131,6 +131,31 @@ impl Reader<'_> {
         }
     }
 
+    /// The name of something in the file. It cannot come from a variable: problems show names.
+    pub(crate) fn name(&mut self, node: &Node, what: &str) -> Option<Spanned<String>> {
+        let raw = self.raw(node, what)?;
+        if raw.contains("${") {
+            let message = format!("{what} is a name and cannot come from a variable");
+            self.problems.add("variable.name", node.span, message, "write the name itself");
+            return None;
+        }
+        Some(Spanned::new(raw.to_owned(), node.span))
+    }
+
+    /// A list of names; one name alone counts as a list of it.
+    pub(crate) fn names(&mut self, node: &Node, what: &str) -> Option<Vec<Spanned<String>>> {
+        match &node.value {
+            Value::List(items) => items.iter().map(|item| self.name(item, &format!("an item of {what}"))).collect(),
+            _ => self.name(node, what).map(|name| vec![name]),
+        }
+    }
+
+    /// `value` as problems may show it: what a variable holds is not shown, it may be a secret in the wrong place.
+    pub(crate) fn shown<'v>(&'v self, span: Span, value: &'v str) -> &'v str {
+        let written = self.source.slice(span);
+        if written.contains("${") { written } else { value }
+    }
+
     /// A list of texts; one text alone counts as a list of it.
     pub(crate) fn texts(&mut self, node: &Node, what: &str) -> Option<Vec<Spanned<String>>> {
         match &node.value {
@@ -234,10 +259,7 @@ impl Reader<'_> {
                     Some(near) => format!("did you mean `{near}`? It must be {wanted}"),
                     None => format!("write {wanted}"),
                 };
-                // What a variable holds is not shown: it may be a secret in the wrong place.
-                let written = self.source.slice(text.span);
-                let shown = if written.contains("${") { written } else { &text.value };
-                let message = format!("{what} cannot be `{shown}`");
+                let message = format!("{what} cannot be `{}`", self.shown(text.span, &text.value));
                 self.problems.add("setting.type", text.span, message, hint);
                 None
             }

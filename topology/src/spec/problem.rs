@@ -116,7 +116,7 @@ impl Report {
     /// The problems with the lines of the file they are on, for a terminal of `width` columns.
     pub fn fancy(&self, color: bool, width: usize) -> String {
         let theme = if color { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(width.max(40)).with_context_lines(0);
+        let handler = GraphicalReportHandler::new_themed(theme).with_width(width.max(40)).with_context_lines(1);
         let mut out = String::new();
         for shown in self.diagnostics() {
             if handler.render_report(&mut out, &shown).is_err() {
