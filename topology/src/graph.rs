@@ -180,7 +180,7 @@ impl Graph {
             touched.extend(node.tables.iter().filter_map(|name| self.table(name)).map(|table| &table.topic));
         }
         Ok(Plan {
-            network: self.config.bitcoin.network.clone(),
+            network: self.config.bitcoin.network.as_str().to_owned(),
             topics: self.stored_topics().filter(|topic| touched.contains(&topic.name)).map(Topic::spec).collect(),
             tasks: groups.iter().flat_map(|group| self.tasks(group)).collect(),
         })

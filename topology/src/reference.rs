@@ -166,3 +166,50 @@ fn settings_table(out: &mut String, settings: &[SettingSpec]) {
         let _ = writeln!(out, "| `{}` | {} | {default} | {doc} |", setting.name, expected(setting.ty));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::SettingType;
+    use crate::testing::registry;
+
+    #[test]
+    fn every_kind_port_and_setting_is_in_the_reference() {
+        let (text, registry) = (reference(&registry()), registry());
+        for kind in &registry.kinds {
+            let ports = kind.inputs.iter().map(|port| port.name).chain(kind.outputs.iter().map(|port| port.name));
+            for name in ports.chain(kind.settings.iter().map(|setting| setting.name)).chain([kind.name]) {
+                assert!(text.contains(&format!("`{name}`")), "{name} of {} is missing", kind.name);
+            }
+        }
+        for part in ["### `bitcoin.nodes[]`", "`fee_bps`", "`NAME.seen`", "### `job_table`", "| `keep` |"] {
+            assert!(text.contains(part), "{part} is missing");
+        }
+        assert_eq!(overview(&registry).lines().count(), registry.kinds.len() + registry.tables.len());
+    }
+
+    #[test]
+    fn the_test_kinds_have_no_faults_and_faults_are_found() {
+        assert_eq!(registry_faults(&registry()), Vec::<String>::new());
+        static WRONG: &[SettingSpec] = &[
+            SettingSpec { name: "tables", ty: SettingType::Flag, default: Some("yes"), doc: "Wrong twice." },
+            SettingSpec { name: "in", ty: SettingType::Addresses, default: Some("[127.0.0.1:1, here]"), doc: "Too." },
+        ];
+        let good = registry();
+        let Some(verify) = good.kind("verify") else { unreachable!("it is there") };
+        let wrong: &'static Kind = Box::leak(Box::new(Kind {
+            name: "a",
+            summary: "",
+            inputs: verify.inputs,
+            outputs: verify.outputs,
+            lookups: &["nothing"],
+            settings: WRONG,
+            state: &[],
+            parallel: Parallel::Single,
+            role: Role::Service,
+        }));
+        let faults = registry_faults(&Registry { kinds: vec![verify, wrong], tables: Vec::new() });
+        // Order, two keys, two tables (of `verify` too), two defaults.
+        assert_eq!(faults.len(), 7, "{faults:#?}");
+    }
+}

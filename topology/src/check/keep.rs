@@ -71,7 +71,7 @@ fn replayable(wiring: &Wiring<'_>, operator: usize, problems: &mut Problems) {
         let Some(kept) = from.retention() else { continue };
         let extra = wiring.decl.tables[table].keep().unwrap_or(Duration::ZERO);
         for input in wiring.stored_upstream(operator) {
-            if !wiring.fits(input) {
+            if input == source || !wiring.fits(input) {
                 continue;
             }
             let input = &wiring.decl.topics[input];

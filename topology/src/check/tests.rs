@@ -355,6 +355,13 @@ fn sections_are_checked() {
     expect(&[("rpc: http://127.0.0.1:18443", "rpc: 127.0.0.1:18443")], &[("setting.type", "rpc: ^127")]);
     expect(&[("zmq: tcp://", "zmq: udp://")], &[("setting.type", "zmq: ^udp")]);
     expect(&[("  payout: bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080\n", "")], &[("setting.missing", "^network:")]);
+    let payout = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080";
+    expect(&[(payout, "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt081")], &[("bitcoin.payout", "payout: ^bcrt1")]);
+    expect(&[(payout, "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4")], &[("bitcoin.payout", "payout: ^bc1")]);
+    let main = [("network: regtest", "network: main"), (payout, "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4")];
+    expect(&main, &[]);
+    let early = ("version: 1", "version: 1\nledger: { maturity: 99 }");
+    expect(&[main[0], main[1], early], &[("ledger.maturity", "maturity: ^99")]);
     let with = |text: &str| changed(&[("version: 1", &format!("version: 1\n{text}"))]);
     expect_of(&with("log: { kind: kafka }"), &[("setting.type", "kind: ^kafka")]);
     expect_of(&with("ledger: { fee_bps: 10001 }"), &[("setting.type", "fee_bps: ^10001")]);

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sluice_mining::{AddressError, Chain, payout_script};
+
 use super::Spanned;
 use super::fields::{Fields, Located, Reader};
 use super::node::{Node, Value};
@@ -49,8 +51,8 @@ pub struct State {
 /// The Bitcoin side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bitcoin {
-    /// Chain: "main", "test", "testnet4", "signet" or "regtest".
-    pub network: String,
+    /// The chain.
+    pub network: Chain,
     /// Nodes, in order of preference; at least one, with different names.
     pub nodes: Vec<BitcoinNode>,
     /// Address that coinbases pay to, valid on `network`.
@@ -239,7 +241,7 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
 /// A coinbase cannot be spent before it has 100 confirmations: credits must not be payable earlier on the main chain.
 fn maturity(bitcoin: &Bitcoin, ledger: &Spanned<Ledger>, reader: &mut Reader<'_>) {
     let given = ledger.value.maturity;
-    if bitcoin.network == "main" && given < 100 {
+    if bitcoin.network == Chain::Main && given < 100 {
         let message = format!("coinbases cannot be spent after {given} confirmations, but after 100");
         reader.problems.add("ledger.maturity", ledger.span, message, "set `maturity: 100` or more");
     }
@@ -307,10 +309,30 @@ fn bitcoin<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Spanned<
         let message = "`tag` of `bitcoin` is longer than 32 bytes, or has control characters";
         reader.problems.add("setting.type", tag_span, message, "a coinbase has no room for more: shorten it");
     }
-    let complete = ["network", "payout", "tag"].iter().all(|name| located.settings.get(name).is_some());
-    let nodes = nodes?;
-    let bitcoin = Bitcoin { network: text("network"), nodes, payout: text("payout"), tag: text("tag") };
-    complete.then(|| Spanned::new(bitcoin, payout_span))
+    let network = text("network").parse().ok();
+    let payout = located.settings.get("payout").map(|_| text("payout"));
+    let paid = payout_is_valid(network, payout.as_deref(), payout_span, reader);
+    let bitcoin = Bitcoin { network: network?, nodes: nodes?, payout: payout?, tag: text("tag") };
+    paid.then(|| Spanned::new(bitcoin, payout_span))
+}
+
+/// Whether the payout address, if there is one, is one of the chain.
+fn payout_is_valid(network: Option<Chain>, payout: Option<&str>, span: Span, reader: &mut Reader<'_>) -> bool {
+    let (Some(network), Some(payout)) = (network, payout) else { return true };
+    let shown = reader.shown(span, payout);
+    let (message, hint) = match payout_script(network, payout) {
+        Ok(_) => return true,
+        Err(AddressError::OtherChain(_)) => (
+            format!("`payout`, `{shown}`, is an address of another chain than `{network}`"),
+            format!("give an address of `{network}`, or correct `network`"),
+        ),
+        Err(AddressError::Malformed(_)) => (
+            format!("`payout` cannot be `{shown}`: that is no Bitcoin address"),
+            "give the address that the pool's blocks shall pay to; copy it whole".to_owned(),
+        ),
+    };
+    reader.problems.add("bitcoin.payout", span, message, hint);
+    false
 }
 
 fn nodes<'n>(bitcoin: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<Vec<BitcoinNode>> {
