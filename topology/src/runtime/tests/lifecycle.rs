@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use futures::future::BoxFuture;
-use sluice_log::{Bounds, LogError, Record, TopicInfo};
+use sluice_log::{Bounds, EmbeddedLog, EmbeddedOptions, LogError, Record, TopicInfo};
 use sluice_state::{MemoryLimits, StateError};
 
 use super::*;
@@ -26,9 +26,9 @@ async fn processed(handle: &RuntimeHandle, task: usize, count: u64) -> TaskStatu
     }
 }
 
-async fn submit(log: &Arc<MemoryLog>, epoch: u32, count: u32) {
+async fn submit(log: &Arc<impl Log>, epoch: u32, count: u32) {
     let clock = producer(log, "mining.jobs", epoch).append(0, vec![(at(1), job(7))]).await.unwrap().get();
-    let records = (0..count).map(|n| (at(5), share(u64::from(n), 1, epoch * 1000 + n, clock))).collect();
+    let records = (0..count).map(|n| (at(5), share(u64::from(n), 1, epoch * 100_000 + n, clock))).collect();
     producer(log, "share.submissions", epoch).append(0, records).await.unwrap();
 }
 
@@ -69,6 +69,28 @@ async fn tasks_run_stop_and_go_on_with_their_state_on_disk() {
     assert_ne!(digests[0], digests[1]);
     let verdicts: usize = outputs(&log, &["share.valid"]).await.iter().map(|(_, records)| records.len()).sum();
     assert_eq!(verdicts, 200);
+}
+
+/// The same on the durable log: both are closed and opened again in between, and every share has one verdict (S1).
+#[tokio::test]
+async fn s1_log_and_state_on_disk_are_opened_again_and_agree() {
+    const SHARES: u32 = 5_000;
+    let dir = tempfile::tempdir().unwrap();
+    let log_dir = dir.path().join("log");
+    let mut positions = Vec::new();
+    for round in 1..=3 {
+        let log = EmbeddedLog::open(EmbeddedOptions::new(&log_dir)).unwrap();
+        let env = StateEnv::on_disk(dir.path().join("state"), MemoryLimits::default()).unwrap();
+        let handle = start(log.clone(), &env, vec![fused()]).await.unwrap();
+        submit(&log, round, SHARES).await;
+        let status = processed(&handle, 0, u64::from(SHARES)).await;
+        assert_eq!((status.inputs[0].processed, status.inputs[0].dropped), (u64::from(SHARES), 0));
+        handle.stop(Duration::from_secs(5)).await.unwrap();
+        let verdicts = outputs(&log, &["share.valid"]).await.iter().map(|(_, records)| records.len()).sum::<usize>();
+        assert_eq!(verdicts, (SHARES * round) as usize);
+        positions.push(handle.status().await[0].inputs[0].position);
+    }
+    assert!(positions.is_sorted() && positions[0] < positions[2]);
 }
 
 #[tokio::test]

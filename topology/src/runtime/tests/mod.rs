@@ -263,13 +263,13 @@ pub(super) fn with_priority() -> TaskSpec {
     spec
 }
 
-pub(super) fn around(log: &Arc<MemoryLog>, env: &StateEnv) -> task::Surroundings {
+pub(super) fn around(log: &Arc<impl Log>, env: &StateEnv) -> task::Surroundings {
     let options = RuntimeOptions { table_timeout: Duration::from_millis(50), ..RuntimeOptions::default() };
     let externals = Arc::new(Externals::default());
     task::Surroundings { log: log.clone(), env: env.clone(), externals, network: "regtest".into(), options }
 }
 
-pub(super) fn producer(log: &Arc<MemoryLog>, topic: &str, epoch: u32) -> Producer {
+pub(super) fn producer(log: &Arc<impl Log>, topic: &str, epoch: u32) -> Producer {
     Producer::new(log.clone(), topic, 1, "stratumd", Epoch::new(epoch))
 }
 
@@ -291,7 +291,7 @@ pub(super) fn tick() -> Body {
 }
 
 /// All of a partition, as a new reader gets it: each record once.
-pub(super) async fn read_all(log: &Arc<MemoryLog>, topic: &str, partition: u32) -> Vec<Envelope> {
+pub(super) async fn read_all(log: &Arc<impl Log>, topic: &str, partition: u32) -> Vec<Envelope> {
     let shared: SharedLog = log.clone();
     let mut reader = TopicReader::new(shared, Partition::new(topic, partition), Offset::ZERO);
     let end = log.bounds(&Partition::new(topic, partition)).await.unwrap().next;
@@ -303,7 +303,7 @@ pub(super) async fn read_all(log: &Arc<MemoryLog>, topic: &str, partition: u32) 
 }
 
 /// What comes out of the topology: every record of every output partition.
-pub(super) async fn outputs(log: &Arc<MemoryLog>, topics: &[&str]) -> Vec<(String, Vec<Envelope>)> {
+pub(super) async fn outputs(log: &Arc<impl Log>, topics: &[&str]) -> Vec<(String, Vec<Envelope>)> {
     let mut all = Vec::new();
     for (name, partitions) in TOPICS.into_iter().filter(|(name, _)| topics.contains(name)) {
         for partition in 0..partitions {
