@@ -10,23 +10,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use poem::listener::{Acceptor, Listener, TcpListener};
-use sluice_topology::{Kind, Parallel, Role, SettingSpec, SettingType};
+use sluice_topology::{Kind, Parallel, Role};
 
 use views::{Block, Health, Miner, Pool};
 
-/// The service as the topology knows it.
+/// The service as the topology knows it. Every process serves health, readiness and metrics at the topology's
+/// `http.listen`; a process that runs an `apiserver` serves the REST API there too, so it has no address of its own.
 pub static KIND: Kind = Kind {
     name: "apiserver",
-    summary: "REST API, health and metrics over HTTP",
+    summary: "REST API at the process's HTTP endpoint",
     inputs: &[],
     outputs: &[],
     lookups: &[],
-    settings: &[SettingSpec {
-        name: "listen",
-        ty: SettingType::Address,
-        default: Some("127.0.0.1:8080"),
-        doc: "address to serve HTTP on; port 0 takes a free one",
-    }],
+    settings: &[],
     state: &[],
     parallel: Parallel::Single,
     role: Role::Service,
@@ -42,8 +38,9 @@ pub trait PoolView: Send + Sync + 'static {
     fn pool(&self) -> Result<Pool, ViewError>;
     /// Everything under one payout address; `None` if the pool has never seen it.
     fn miner(&self, address: &str) -> Result<Option<Miner>, ViewError>;
-    /// Blocks, newest first, `limit` of them after the first `skip`.
-    fn blocks(&self, skip: u32, limit: u32) -> Result<Vec<Block>, ViewError>;
+    /// Up to `limit` blocks, newest first: from the newest on, or behind the block `before` (its hash as usually shown).
+    /// `None` if there is no block `before`.
+    fn blocks(&self, before: Option<&str>, limit: u32) -> Result<Option<Vec<Block>>, ViewError>;
 }
 
 /// Why a view could not be given: what failed, for the log and for the answer (503).
@@ -55,7 +52,7 @@ pub struct ViewError(pub String);
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// The address cannot be listened on.
-    #[error("cannot serve HTTP on {address}: {cause}; choose another address for the apiserver's `listen`")]
+    #[error("cannot serve HTTP on {address}: {cause}; choose another `http.listen` in the topology")]
     Listen {
         /// The address.
         address: String,
@@ -75,11 +72,12 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Starts to serve `view` on `listen` (`host:port`).
+    /// Starts to serve `view` on `listen` (`host:port`; port 0 takes a free one): health, readiness and metrics, and
+    /// with `rest` the REST API.
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn start(listen: &str, view: Arc<dyn PoolView>) -> Result<Self, ApiError> {
+    pub async fn start(listen: &str, rest: bool, view: Arc<dyn PoolView>) -> Result<Self, ApiError> {
         let bind_error = |cause| ApiError::Listen { address: listen.to_owned(), cause };
         let acceptor = TcpListener::bind(listen.to_owned()).into_acceptor().await.map_err(bind_error)?;
         let address =
@@ -87,7 +85,7 @@ impl ApiServer {
                 bind_error(std::io::Error::new(std::io::ErrorKind::AddrNotAvailable, "no TCP address to listen on"))
             })?;
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let app = routes::app(view, address);
+        let app = routes::app(view, rest, address);
         let task = tokio::spawn(async move {
             let until = async move {
                 // A dropped sender stops the server as a message does.

@@ -16,18 +16,21 @@ use crate::{PoolView, ViewError};
 /// Most blocks of one answer.
 const PAGE: u32 = 1000;
 
-/// All routes over `view`.
-pub(crate) fn app(view: Arc<dyn PoolView>, address: SocketAddr) -> impl Endpoint {
+/// All routes over `view`; those of the REST API only where `rest` says so.
+pub(crate) fn app(view: Arc<dyn PoolView>, rest: bool, address: SocketAddr) -> impl Endpoint {
+    let common = Route::new()
+        .at("/health", poem::get(health))
+        .at("/ready", poem::get(ready))
+        .at("/metrics", poem::get(metrics));
+    let routes = if rest { with_rest(common, &view, address) } else { common };
+    routes.data(view)
+}
+
+fn with_rest(routes: Route, view: &Arc<dyn PoolView>, address: SocketAddr) -> Route {
     let service = OpenApiService::new(Api { view: view.clone() }, "Sluice", env!("CARGO_PKG_VERSION"))
         .description("Read-only API of a Sluice pool. Amounts are satoshis, times milliseconds since the Unix epoch.")
         .server(format!("http://{address}/api/v1"));
-    Route::new()
-        .at("/health", poem::get(health))
-        .at("/ready", poem::get(ready))
-        .at("/metrics", poem::get(metrics))
-        .at("/api/v1/openapi.json", service.spec_endpoint())
-        .nest("/api/v1", service)
-        .data(view)
+    routes.at("/api/v1/openapi.json", service.spec_endpoint()).nest("/api/v1", service)
 }
 
 /// 200 while the process works (perhaps degraded), 503 when a part has failed; the body says which.
@@ -64,11 +67,11 @@ async fn ready(view: Data<&Arc<dyn PoolView>>) -> Response {
     }
 }
 
-/// Prometheus' text format.
+/// The text format of OpenMetrics, which Prometheus reads.
 #[handler]
 async fn metrics(view: Data<&Arc<dyn PoolView>>) -> Response {
     match blocking(view.0, |view| Ok(view.metrics())).await {
-        Ok(text) => text.with_content_type("text/plain; version=0.0.4; charset=utf-8").into_response(),
+        Ok(text) => text.with_content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").into_response(),
         Err(error) => unavailable(&error),
     }
 }
@@ -111,6 +114,12 @@ enum Failure {
     Unavailable(Json<Problem>),
 }
 
+impl Failure {
+    fn not_found(error: String) -> Self {
+        Self::NotFound(Json(Problem { error }))
+    }
+}
+
 impl From<ViewError> for Failure {
     fn from(error: ViewError) -> Self {
         tracing::warn!(%error, "a request could not be answered");
@@ -133,21 +142,24 @@ impl Api {
         match blocking(&self.view, move |view| view.miner(&asked)).await? {
             Some(miner) => Ok(Json(miner)),
             None => {
-                let error = format!("no share or credit of {} is known to this pool", address.0);
-                Err(Failure::NotFound(Json(Problem { error })))
+                Err(Failure::not_found(format!("no share or credit of {} is known to this pool", address.0)))
             }
         }
     }
 
-    /// Blocks the pool found, newest first; at most 1000 at a time.
+    /// Blocks the pool found, newest first, at most 1000 at a time; `before` is the hash of the last block of the page
+    /// before.
     #[oai(path = "/blocks", method = "get")]
     async fn blocks(
         &self,
-        #[oai(default)] skip: Query<u32>,
+        before: Query<Option<String>>,
         #[oai(default = "default_page")] limit: Query<u32>,
     ) -> Result<Json<Vec<Block>>, Failure> {
-        let (skip, limit) = (skip.0, limit.0.min(PAGE));
-        Ok(Json(blocking(&self.view, move |view| view.blocks(skip, limit)).await?))
+        let (before, limit) = (before.0, limit.0.min(PAGE));
+        match blocking(&self.view, move |view| view.blocks(before.as_deref(), limit)).await? {
+            Some(blocks) => Ok(Json(blocks)),
+            None => Err(Failure::not_found("the pool has no block of the hash `before`".to_owned())),
+        }
     }
 }
 

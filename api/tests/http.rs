@@ -71,9 +71,9 @@ impl PoolView for Fixed {
         }))
     }
 
-    fn blocks(&self, skip: u32, limit: u32) -> Result<Vec<Block>, ViewError> {
-        let block = |height| Block {
-            hash: "00".into(),
+    fn blocks(&self, before: Option<&str>, limit: u32) -> Result<Option<Vec<Block>>, ViewError> {
+        let block = |height: u32| Block {
+            hash: format!("{height:02}"),
             height,
             status: "accepted".into(),
             reward_sats: 5_000_000_000,
@@ -83,7 +83,15 @@ impl PoolView for Fixed {
             worker: String::new(),
             found_ms: 0,
         };
-        Ok((1..=3).rev().map(block).skip(skip as usize).take(limit as usize).collect())
+        let blocks: Vec<Block> = (1..=3).rev().map(block).collect();
+        let first = match before {
+            None => 0,
+            Some(hash) => match blocks.iter().position(|block| block.hash == hash) {
+                Some(at) => at + 1,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(blocks.into_iter().skip(first).take(limit as usize).collect()))
     }
 }
 
@@ -101,7 +109,7 @@ async fn get(server: &ApiServer, path: &str) -> (u16, String) {
 #[tokio::test]
 async fn health_and_readiness_are_told_apart() {
     let view = Arc::new(Fixed::default());
-    let server = ApiServer::start("127.0.0.1:0", view.clone()).await.unwrap();
+    let server = ApiServer::start("127.0.0.1:0", true, view.clone()).await.unwrap();
     assert_eq!(get(&server, "/health").await.0, 200, "working, though not ready");
     let (code, body) = get(&server, "/ready").await;
     assert_eq!(code, 503);
@@ -117,7 +125,7 @@ async fn health_and_readiness_are_told_apart() {
 
 #[tokio::test]
 async fn numbers_arrive_exactly() {
-    let server = ApiServer::start("127.0.0.1:0", Arc::new(Fixed::default())).await.unwrap();
+    let server = ApiServer::start("127.0.0.1:0", true, Arc::new(Fixed::default())).await.unwrap();
     let (code, body) = get(&server, "/api/v1/pool").await;
     assert_eq!(code, 200);
     assert!(body.contains("\"available_sats\":2100000000000000"), "{body}");
@@ -131,7 +139,7 @@ async fn numbers_arrive_exactly() {
 #[tokio::test]
 async fn unknown_miners_and_failed_stores_are_told_apart() {
     let view = Arc::new(Fixed::default());
-    let server = ApiServer::start("127.0.0.1:0", view.clone()).await.unwrap();
+    let server = ApiServer::start("127.0.0.1:0", true, view.clone()).await.unwrap();
     assert_eq!(get(&server, "/api/v1/miners/bcrt1qknown").await.0, 200);
     assert_eq!(get(&server, "/api/v1/miners/bcrt1qother").await.0, 404);
     view.ledger_down.store(true, Ordering::Relaxed);
@@ -143,22 +151,32 @@ async fn unknown_miners_and_failed_stores_are_told_apart() {
 
 #[tokio::test]
 async fn blocks_are_paged() {
-    let server = ApiServer::start("127.0.0.1:0", Arc::new(Fixed::default())).await.unwrap();
-    let (code, body) = get(&server, "/api/v1/blocks?skip=1&limit=1").await;
+    let server = ApiServer::start("127.0.0.1:0", true, Arc::new(Fixed::default())).await.unwrap();
+    let (code, body) = get(&server, "/api/v1/blocks?before=03&limit=1").await;
     assert_eq!(code, 200);
     assert!(
         body.contains("\"height\":2") && !body.contains("\"height\":1,") && !body.contains("\"height\":3"),
         "{body}"
     );
+    assert_eq!(get(&server, "/api/v1/blocks?before=04").await.0, 404, "no such block");
     assert_eq!(get(&server, "/api/v1/blocks?limit=x").await.0, 400);
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
+async fn a_process_without_apiserver_serves_health_and_metrics_only() {
+    let server = ApiServer::start("127.0.0.1:0", false, Arc::new(Fixed::default())).await.unwrap();
+    assert_eq!(get(&server, "/health").await.0, 200);
+    assert_eq!(get(&server, "/metrics").await.0, 200);
+    assert_eq!(get(&server, "/api/v1/pool").await.0, 404);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn an_address_in_use_is_named() {
-    let server = ApiServer::start("127.0.0.1:0", Arc::new(Fixed::default())).await.unwrap();
+    let server = ApiServer::start("127.0.0.1:0", true, Arc::new(Fixed::default())).await.unwrap();
     let taken = server.address().to_string();
-    let Err(error) = ApiServer::start(&taken, Arc::new(Fixed::default())).await else { panic!("bound twice") };
+    let Err(error) = ApiServer::start(&taken, true, Arc::new(Fixed::default())).await else { panic!("bound twice") };
     assert!(error.to_string().contains(&taken), "{error}");
     server.stop().await.unwrap();
 }

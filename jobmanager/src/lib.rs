@@ -30,7 +30,7 @@ pub static KIND: Kind = Kind {
     summary: "makes jobs of the nodes' block templates",
     inputs: &[],
     outputs: &[
-        OutputSpec { name: "out", writes: &[RecordKind::Job], optional: false, keyed: Keyed::Single },
+        OutputSpec { name: "jobs", writes: &[RecordKind::Job], optional: false, keyed: Keyed::Single },
         OutputSpec { name: "templates", writes: &[RecordKind::TemplateChunk], optional: false, keyed: Keyed::Single },
     ],
     lookups: &[],
