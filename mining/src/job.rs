@@ -1,12 +1,11 @@
 //! A job made ready to judge shares by.
 
-use sha2::{Digest, Sha256};
 use sluice_proto::v1::{Job, Reason, Submission};
 use sluice_proto::{EventTime, Offset};
 
-use crate::hash::{finish, header_hash};
+use crate::hash::{Message, header_hash};
 use crate::merkle::root_from_branch;
-use crate::{Difficulty, Target, TargetError, Work};
+use crate::{Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, Target, TargetError, Work};
 
 /// The two extranonces of a share, as their integers (big-endian on the wire and in the coinbase).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,8 +58,8 @@ pub struct PreparedJob {
     issued: EventTime,
     prev_hash: [u8; 32],
     branch: Vec<[u8; 32]>,
-    /// SHA-256 of the coinbase up to extranonce1.
-    prefix: Sha256,
+    /// The coinbase with a gap for the extranonces.
+    coinbase: Message,
     network_target: Target,
 }
 
@@ -76,7 +75,7 @@ impl PreparedJob {
             issued,
             prev_hash: hash(&job.prev_hash)?,
             branch: job.merkle_branch.iter().map(|node| hash(node)).collect::<Result<_, _>>()?,
-            prefix: Sha256::new().chain_update(&job.coinbase1),
+            coinbase: Message::new(&job.coinbase1, &job.coinbase2, EXTRANONCE1_SIZE + EXTRANONCE2_SIZE),
             network_target: Target::from_compact(job.nbits).map_err(|error| JobError::Target(job.job_id, error))?,
             job,
         })
@@ -114,10 +113,10 @@ impl PreparedJob {
 
     /// Transaction id of the coinbase with these extranonces.
     pub fn coinbase_txid(&self, extranonce: Extranonce) -> [u8; 32] {
-        let mut middle = [0_u8; 12];
-        middle[..4].copy_from_slice(&extranonce.one.to_be_bytes());
-        middle[4..].copy_from_slice(&extranonce.two.to_be_bytes());
-        finish(self.prefix.clone().chain_update(middle).chain_update(&self.job.coinbase2))
+        let mut filling = [0_u8; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE];
+        filling[..EXTRANONCE1_SIZE].copy_from_slice(&extranonce.one.to_be_bytes());
+        filling[EXTRANONCE1_SIZE..].copy_from_slice(&extranonce.two.to_be_bytes());
+        self.coinbase.double_hash(&filling)
     }
 
     /// The header of a submission: exactly the bytes the miner hashed, if it followed BIP310.
@@ -185,4 +184,126 @@ pub struct Judgement<'a> {
     pub difficulty: Difficulty,
     /// Work of a share of that difficulty.
     pub work: Work,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn job() -> Job {
+        Job {
+            job_id: 0x2a,
+            prev_hash: vec![1; 32].into(),
+            version: 0x2000_0004,
+            version_mask: 0x1fff_e000,
+            nbits: 0x207f_ffff,
+            ntime: 1_000,
+            min_ntime: 900,
+            max_ntime: 8_200,
+            coinbase1: vec![2; 70].into(),
+            coinbase2: vec![3; 70].into(),
+            merkle_branch: vec![vec![4; 32].into()],
+            ..Job::default()
+        }
+    }
+
+    fn prepared(job: Job) -> PreparedJob {
+        PreparedJob::new(Offset::new(1), EventTime::from_nanos(1), job).unwrap()
+    }
+
+    fn share(version_bits: u32, version_mask: u32) -> Submission {
+        Submission { version_bits, version_mask, has_version_bits: true, ntime: 1_000, ..Submission::default() }
+    }
+
+    fn version(job: &PreparedJob, submission: &Submission) -> u32 {
+        u32::from_le_bytes(*job.header(submission).first_chunk().unwrap())
+    }
+
+    #[test]
+    fn hashes_of_another_size_and_wrong_targets_are_refused() {
+        let refused = |job| PreparedJob::new(Offset::new(1), EventTime::default(), job).unwrap_err();
+        let short = Job { prev_hash: vec![1; 31].into(), ..job() };
+        assert_eq!(refused(short), JobError::HashSize(0x2a, 31));
+        let long = Job { merkle_branch: vec![vec![4; 33].into()], ..job() };
+        assert_eq!(refused(long), JobError::HashSize(0x2a, 33));
+        let negative = Job { nbits: 0x1d80_ffff, ..job() };
+        assert_eq!(refused(negative), JobError::Target(0x2a, TargetError::Negative(0x1d80_ffff)));
+    }
+
+    #[test]
+    fn the_header_has_its_fields_in_their_places() {
+        let submission = Submission { nonce: 0x0102_0304, ntime: 0x0506_0708, ..Submission::default() };
+        let header = prepared(job()).header(&submission);
+        assert_eq!(header[..4], [4, 0, 0, 0x20]);
+        assert_eq!(header[4..36], [1; 32]);
+        assert_eq!(header[68..72], [8, 7, 6, 5]);
+        assert_eq!(header[72..76], [0xff, 0xff, 0x7f, 0x20]);
+        assert_eq!(header[76..], [4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn extranonces_lie_big_endian_in_the_coinbase() {
+        let extranonce = Extranonce { one: 0x0a0b_0c0d, two: 0x0102_0304_0506_0708 };
+        let middle = [0x0a, 0x0b, 0x0c, 0x0d, 1, 2, 3, 4, 5, 6, 7, 8];
+        let coinbase = [&[2; 70][..], &middle, &[3; 70]].concat();
+        assert_eq!(prepared(job()).coinbase_txid(extranonce), crate::double_sha256(&coinbase));
+    }
+
+    #[test]
+    fn version_bits_outside_the_mask_are_a_fault() {
+        let job = prepared(job());
+        assert_eq!(job.fault(&share(0x1fff_e000, 0x1fff_e000)), None);
+        assert_eq!(job.fault(&share(0, 0)), None);
+        assert_eq!(job.fault(&share(0x2000_0000, 0x1fff_e000)), Some(Reason::VersionMask), "not the whole version");
+        assert_eq!(job.fault(&share(0x2000, 0)), Some(Reason::VersionMask), "rolling was not agreed");
+        assert_eq!(job.fault(&share(0x1000, u32::MAX)), Some(Reason::VersionMask), "the job allows less than agreed");
+        let without = Submission { has_version_bits: false, ..share(0x2000_0000, 0) };
+        assert_eq!(job.fault(&without), None, "a field that was not sent");
+    }
+
+    #[test]
+    fn block_time_has_its_range() {
+        let job = prepared(job());
+        let at = |ntime| job.fault(&Submission { ntime, ..Submission::default() });
+        assert_eq!([at(900), at(8_200)], [None, None]);
+        assert_eq!([at(899), at(0)], [Some(Reason::NtimeTooOld); 2]);
+        assert_eq!([at(8_201), at(u32::MAX)], [Some(Reason::NtimeTooNew); 2]);
+    }
+
+    proptest! {
+        /// BIP310: (job & !mask) | (bits & mask), where the mask is what session and job agree on.
+        #[test]
+        fn the_version_is_the_jobs_outside_the_mask_and_the_miners_inside(
+            version_of_job: u32,
+            of_job: u32,
+            of_session: u32,
+            bits: u32,
+        ) {
+            let job = prepared(Job { version: version_of_job, version_mask: of_job, ..job() });
+            let submission = share(bits, of_session);
+            let (mask, rolled) = (of_job & of_session, version(&job, &submission));
+            for bit in (0..32).map(|n| 1_u32 << n) {
+                let expected = if mask & bit == 0 { version_of_job } else { bits };
+                prop_assert_eq!(rolled & bit, expected & bit, "bit {:#x}", bit);
+            }
+            prop_assert_eq!(job.fault(&submission).is_some(), bits & !mask != 0);
+            let unrolled = Submission { has_version_bits: false, ..submission };
+            prop_assert_eq!(version(&job, &unrolled), version_of_job);
+        }
+
+        /// Every bit of every field of a share reaches the hash.
+        #[test]
+        fn shares_that_differ_hash_differently(one: u32, two: u64, nonce: u32, ntime: u32, flip in 0..160_u32) {
+            let job = prepared(job());
+            let share = |one, two, nonce, ntime| Submission {
+                extranonce1: one, extranonce2: two, nonce, ntime, ..Submission::default()
+            };
+            let bit = |from: u32| if (from..from + 32).contains(&flip) { 1_u32 << (flip - from) } else { 0 };
+            let bit64 = if flip >= 96 { 1_u64 << (flip - 96) } else { 0 };
+            let a = job.block_test(&share(one, two, nonce, ntime)).1;
+            let b = job.block_test(&share(one ^ bit(0), two ^ bit64, nonce ^ bit(32), ntime ^ bit(64))).1;
+            prop_assert_ne!(a, b);
+        }
+    }
 }

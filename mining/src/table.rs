@@ -150,3 +150,192 @@ impl JobTable {
 fn life(job: &PreparedJob) -> u64 {
     u64::from(job.job().keep_ms) * 1_000_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A tip, by one byte.
+    fn job(id: u64, tip: u8) -> Job {
+        Job {
+            job_id: id,
+            prev_hash: vec![tip; 32].into(),
+            nbits: 0x207f_ffff,
+            min_ntime: 10,
+            max_ntime: 1_000,
+            stale_grace_ms: 2_000,
+            keep_ms: 10_000,
+            ..Job::default()
+        }
+    }
+
+    const fn ms(millis: u64) -> EventTime {
+        EventTime::from_millis(millis)
+    }
+
+    /// Jobs as (offset, milliseconds, id, tip).
+    fn table(jobs: &[(u64, u64, u64, u8)]) -> JobTable {
+        let mut table = JobTable::new();
+        for &(offset, at, id, tip) in jobs {
+            table.apply(Offset::new(offset), ms(at), job(id, tip)).unwrap();
+        }
+        table
+    }
+
+    fn share(job_id: u64, job_clock: u64) -> Submission {
+        Submission { job_id, job_clock, difficulty: 1, ntime: 500, ..Submission::default() }
+    }
+
+    /// How a share that meets its target is judged: the nonce is searched for, so that only job and time decide.
+    fn reason(table: &JobTable, job_id: u64, clock: u64, at: u64) -> Reason {
+        let meets = |nonce| {
+            let submission = Submission { nonce, ..share(job_id, clock) };
+            let judgement = table.judge(&submission, ms(at));
+            (judgement.reason != Reason::LowDifficulty).then_some(judgement.reason)
+        };
+        (0..100_000).find_map(meets).unwrap()
+    }
+
+    #[test]
+    fn an_empty_table_knows_nothing() {
+        let table = JobTable::new();
+        let judgement = table.judge(&share(1, 5), ms(1));
+        assert_eq!((judgement.reason, judgement.is_block), (Reason::JobNotFound, false));
+        assert!(judgement.job.is_none() && judgement.header.is_none() && judgement.hash.is_none());
+        assert_eq!(
+            (table.applied(), table.keep_from(), table.live_from(Offset::new(9))),
+            (Offset::ZERO, Offset::ZERO, 0)
+        );
+        assert!(table.latest().is_none());
+    }
+
+    #[test]
+    fn ids_and_offsets_must_grow() {
+        let mut table = table(&[(4, 0, 10, 1)]);
+        let again = |table: &mut JobTable, offset, id| table.apply(Offset::new(offset), ms(1), job(id, 1)).unwrap_err();
+        assert_eq!(again(&mut table, 5, 10), JobError::NotGrowing { last: 10, got: 10 });
+        assert_eq!(again(&mut table, 5, 9), JobError::NotGrowing { last: 10, got: 9 });
+        assert_eq!(again(&mut table, 4, 11), JobError::Order { last: Offset::new(4), got: Offset::new(4) });
+        assert_eq!(table.applied(), Offset::new(4), "what was refused was not applied");
+        assert_eq!(table.latest().unwrap().id(), 10);
+    }
+
+    #[test]
+    fn a_job_is_found_from_its_own_clock_on() {
+        let table = table(&[(3, 0, 1, 1), (7, 100, 2, 1)]);
+        assert_eq!(reason(&table, 2, 6, 100), Reason::JobNotFound, "the gateway had not applied it");
+        assert_eq!(reason(&table, 2, 7, 100), Reason::Accepted);
+        assert_eq!(reason(&table, 1, 2, 0), Reason::JobNotFound);
+        assert_eq!(reason(&table, 1, 3, 0), Reason::Accepted);
+        assert_eq!(reason(&table, 1, 5, 0), Reason::Accepted, "between two jobs");
+        assert_eq!(reason(&table, 3, 9, 0), Reason::JobNotFound);
+    }
+
+    #[test]
+    fn shares_of_an_old_tip_have_their_grace() {
+        let table = table(&[(1, 0, 1, 1), (2, 1_000, 2, 2), (3, 1_500, 3, 2)]);
+        assert_eq!(reason(&table, 1, 1, 60_000), Reason::Accepted, "the gateway knew of no other tip");
+        assert_eq!(reason(&table, 1, 2, 3_000), Reason::Accepted);
+        assert_eq!(reason(&table, 1, 2, 3_001), Reason::Stale);
+        // The grace runs from the tip's first job, not from its newest.
+        assert_eq!(reason(&table, 1, 3, 3_000), Reason::Accepted);
+        assert_eq!(reason(&table, 1, 3, 3_001), Reason::Stale);
+        assert_eq!(reason(&table, 2, 3, 11_500), Reason::Accepted, "an older job of the same tip is not stale");
+    }
+
+    #[test]
+    fn a_tip_that_comes_back_makes_its_old_jobs_valid_again() {
+        let table = table(&[(1, 0, 1, 1), (2, 1_000, 2, 2), (3, 5_000, 3, 1)]);
+        assert_eq!(reason(&table, 1, 2, 4_000), Reason::Stale);
+        assert_eq!(reason(&table, 1, 3, 6_000), Reason::Accepted);
+        assert_eq!(reason(&table, 2, 3, 7_000), Reason::Accepted, "grace after the second switch");
+        assert_eq!(reason(&table, 2, 3, 7_001), Reason::Stale);
+    }
+
+    #[test]
+    fn a_job_lives_on_for_a_while_after_the_next() {
+        let table = table(&[(1, 0, 1, 1), (2, 5_000, 2, 1)]);
+        assert_eq!(reason(&table, 1, 2, 15_000), Reason::Accepted);
+        assert_eq!(reason(&table, 1, 2, 15_001), Reason::JobNotFound);
+        assert_eq!(reason(&table, 2, 2, 1_000_000), Reason::Accepted, "the newest job lives until there is another");
+        assert_eq!(reason(&table, 1, 1, 1_000_000), Reason::Accepted, "as of a clock without the other");
+    }
+
+    #[test]
+    fn jobs_are_forgotten_after_twice_their_life() {
+        let mut table = table(&[(1, 0, 1, 1), (2, 5_000, 2, 1), (3, 25_000, 3, 1)]);
+        assert!(table.get(1).is_some(), "replaced exactly twice its life ago");
+        assert_eq!((table.keep_from(), table.live_from(Offset::new(3))), (Offset::new(1), 1));
+        table.apply(Offset::new(4), ms(25_001), job(4, 1)).unwrap();
+        assert!(table.get(1).is_none() && table.get(2).is_some());
+        assert_eq!((table.keep_from(), table.applied()), (Offset::new(2), Offset::new(4)));
+        assert_eq!(table.live_from(Offset::new(4)), 2);
+        assert_eq!(table.live_from(Offset::new(3)), 1, "as it was as of the job before");
+    }
+
+    #[test]
+    fn the_block_test_comes_first() {
+        let table = table(&[(1, 0, 1, 1), (2, 1_000, 2, 2)]);
+        let judged = |at, change: &dyn Fn(&mut Submission)| {
+            // Every second hash is a block here; the first nonce that makes one is taken.
+            (0..1_000).find_map(|nonce| {
+                let mut submission = Submission { nonce, ..share(1, 2) };
+                change(&mut submission);
+                let judgement = table.judge(&submission, ms(at));
+                judgement.is_block.then_some(judgement.reason)
+            })
+        };
+        assert_eq!(judged(900_000, &|_| ()), Some(Reason::JobNotFound));
+        assert_eq!(judged(5_000, &|_| ()), Some(Reason::Stale));
+        assert_eq!(judged(1_000, &|share| share.difficulty = u64::MAX), Some(Reason::LowDifficulty));
+        assert_eq!(judged(1_000, &|share| share.ntime = 1), Some(Reason::NtimeTooOld));
+        assert_eq!(judged(1_000, &|share| share.ntime = u32::MAX), Some(Reason::NtimeTooNew));
+        let bits = |share: &mut Submission| (share.has_version_bits, share.version_bits) = (true, 1);
+        assert_eq!(judged(1_000, &bits), Some(Reason::VersionMask));
+    }
+
+    #[test]
+    fn work_and_difficulty_are_those_of_the_issue() {
+        let table = table(&[(1, 0, 1, 1)]);
+        let issued = Difficulty::from_integer(512).unwrap();
+        let judgement = table.judge(&Submission { difficulty: issued.units(), ..share(1, 1) }, ms(1));
+        assert_eq!((judgement.difficulty, judgement.work), (issued, issued.work()));
+        let unknown = table.judge(&Submission { difficulty: issued.units(), ..share(9, 1) }, ms(1));
+        assert_eq!((unknown.difficulty, unknown.work), (issued, issued.work()));
+        let zero = table.judge(&Submission { difficulty: 0, ..share(1, 1) }, ms(1));
+        assert_eq!(zero.difficulty, Difficulty::MIN);
+    }
+
+    /// What a judgement says.
+    fn said(table: &JobTable, submission: &Submission, at: u64) -> (Reason, bool, Option<[u8; 32]>, Option<u64>) {
+        let judgement = table.judge(submission, ms(at));
+        (judgement.reason, judgement.is_block, judgement.hash, judgement.job.map(PreparedJob::id))
+    }
+
+    proptest! {
+        /// Invariant S2: jobs behind a share's clock do not change its verdict, however many have been applied.
+        #[test]
+        fn later_jobs_change_no_answer(
+            // The gaps are such that nothing is forgotten, 12 * 1.6 s < 2 * 10 s.
+            steps in prop::collection::vec((1..4_u64, 0..1_600_u64, 1..3_u64, 0..3_u8), 1..12),
+            clock in 0..40_u64,
+            job_id in 0..26_u64,
+            at in 0..40_000_u64,
+            nonce: u32,
+            difficulty in 0..3_u64,
+        ) {
+            let mut jobs = Vec::new();
+            let (mut offset, mut time, mut id) = (0, 0, 0);
+            for (more, later, next, tip) in steps {
+                (offset, time, id) = (offset + more, time + later, id + next);
+                jobs.push((offset, time, id, tip));
+            }
+            let known: Vec<_> = jobs.iter().copied().filter(|job| job.0 <= clock).collect();
+            let (then, now) = (table(&known), table(&jobs));
+            let submission = Submission { nonce, difficulty, ..share(job_id, clock) };
+            prop_assert_eq!(said(&then, &submission, at), said(&now, &submission, at));
+            prop_assert_eq!(then.live_from(Offset::new(clock)), now.live_from(Offset::new(clock)));
+        }
+    }
+}

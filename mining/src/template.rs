@@ -259,3 +259,161 @@ fn coinbase_parts(template: &Template, params: &JobParams<'_>) -> Result<(Vec<u8
 fn push(bytes: &[u8]) -> Result<PushBytesBuf, TemplateError> {
     PushBytesBuf::try_from(bytes.to_vec()).map_err(|_| TemplateError::ScriptSize(bytes.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(height: u32) -> Template {
+        Template {
+            height,
+            prev_hash: [1; 32],
+            version: 0x2000_0000,
+            nbits: 0x1d00_ffff,
+            cur_time: 1_700_000_000,
+            min_time: 1_699_999_000,
+            coinbase_value: Sats::new(5_000_000_000).unwrap(),
+            commitment: None,
+            transactions: Vec::new(),
+        }
+    }
+
+    fn params(tag: &[u8]) -> JobParams<'_> {
+        JobParams {
+            job_id: 7,
+            template_id: 0,
+            template_clock: 0,
+            payout: ScriptBuf::from_bytes(vec![0x51]),
+            tag,
+            source_tag: *b"12345678",
+            version_mask: 0x1fff_e000,
+            stale_grace_ms: 0,
+            keep_ms: 0,
+            clean: true,
+            chain: Chain::Regtest,
+        }
+    }
+
+    /// The coinbase's script up to the extranonces, without its length.
+    fn script(height: u32, tag: &[u8]) -> Vec<u8> {
+        let job = build_job(&template(height), &params(tag)).unwrap();
+        let script = &job.coinbase1[41..];
+        assert_eq!(usize::from(script[0]), script.len() - 1 + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE);
+        script[1..].to_vec()
+    }
+
+    /// BIP34 asks for the height as a script number in its shortest form; a set top bit needs one more byte.
+    #[test]
+    fn heights_are_pushed_in_their_shortest_form() {
+        for (height, push) in [
+            (1, "51"),
+            (2, "52"),
+            (16, "60"),
+            (17, "0111"),
+            (0x7f, "017f"),
+            (0x80, "028000"),
+            (0xff, "02ff00"),
+            (0x100, "020001"),
+            (0x7fff, "02ff7f"),
+            (0x8000, "03008000"),
+            (0xffff, "03ffff00"),
+            (951_658, "036a850e"),
+            (0x7f_ffff, "03ffff7f"),
+            (0x80_0000, "0400008000"),
+            (0xff_ffff, "04ffffff00"),
+            (0x7fff_ffff, "04ffffff7f"),
+            (0x8000_0000, "050000008000"),
+        ] {
+            assert!(script(height, b"/tag/").starts_with(&hex::decode(push).unwrap()), "{height:#x}: {push}");
+        }
+    }
+
+    #[test]
+    fn the_script_holds_tag_source_and_room_for_extranonces() {
+        assert_eq!(hex::encode(script(17, b"/tag/")), "0111052f7461672f0831323334353637380c");
+    }
+
+    #[test]
+    fn a_tag_may_fill_the_script_up_to_100_bytes_and_no_further() {
+        // Height (4), source tag (9), extranonces (13); a tag takes one byte more than it has.
+        let longest = vec![b'x'; 100 - 4 - 9 - 13 - 1];
+        assert_eq!(script(951_658, &longest).len() + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE, 100);
+        let longer = [&longest[..], b"x"].concat();
+        let refused = build_job(&template(951_658), &params(&longer));
+        assert_eq!(refused, Err(TemplateError::ScriptSize(101)));
+        let huge = vec![b'x'; 70_000];
+        assert!(matches!(build_job(&template(1), &params(&huge)), Err(TemplateError::ScriptSize(70_000..))));
+    }
+
+    /// On a new regtest chain without a tag: two bytes at least, and no push that another length would shorten.
+    #[test]
+    fn the_shortest_script_is_well_above_two_bytes() {
+        assert_eq!(hex::encode(script(1, b"")), "51000831323334353637380c");
+    }
+
+    #[test]
+    fn times_and_rules_reach_the_job() {
+        let job = build_job(&template(5), &params(b"")).unwrap();
+        assert_eq!((job.ntime, job.min_ntime, job.max_ntime), (1_700_000_000, 1_699_999_000, 1_700_007_200));
+        assert_eq!((job.version, job.version_mask, job.nbits), (0x2000_0000, 0x1fff_e000, 0x1d00_ffff));
+        assert_eq!((job.coinbase_value, job.segwit, job.clean), (5_000_000_000, false, true));
+        assert_eq!((job.job_id, job.network.as_str()), (7, "regtest"));
+        let late = Template { cur_time: u32::MAX, ..template(5) };
+        assert_eq!(build_job(&late, &params(b"")).unwrap().max_ntime, u32::MAX);
+    }
+
+    #[test]
+    fn the_subsidy_halves() {
+        for (chain, height, sats) in [
+            (Chain::Main, 0, 5_000_000_000),
+            (Chain::Main, 209_999, 5_000_000_000),
+            (Chain::Main, 210_000, 2_500_000_000),
+            (Chain::Main, 420_000, 1_250_000_000),
+            (Chain::Main, 630_000, 625_000_000),
+            (Chain::Main, 840_000, 312_500_000),
+            (Chain::Main, 32 * 210_000, 1),
+            (Chain::Main, 33 * 210_000, 0),
+            (Chain::Main, u32::MAX, 0),
+            (Chain::Regtest, 149, 5_000_000_000),
+            (Chain::Regtest, 150, 2_500_000_000),
+            (Chain::Regtest, 64 * 150, 0),
+            (Chain::Signet, 210_000, 2_500_000_000),
+        ] {
+            assert_eq!(subsidy(chain, height).get(), sats, "{chain} {height}");
+        }
+    }
+
+    /// All subsidies together: just below 21 million bitcoin.
+    #[test]
+    fn all_coins_there_will_be() {
+        let total: u64 = (0..64).map(|halving| 210_000 * subsidy(Chain::Main, halving * 210_000).get()).sum();
+        assert_eq!(total, 2_099_999_997_690_000);
+    }
+
+    #[test]
+    fn an_empty_template_follows_a_tip_unless_the_target_may_change() {
+        let old = Template { commitment: Some([1; 32]), ..template(1_999) };
+        let empty = old.empty_on(Chain::Main, [2; 32], 1_700_000_500).unwrap();
+        assert_eq!((empty.height, empty.prev_hash, empty.commitment), (2_000, [2; 32], None));
+        assert_eq!((empty.cur_time, empty.min_time, empty.nbits), (1_700_000_500, 1_700_000_500, 0x1d00_ffff));
+        assert_eq!((empty.coinbase_value.get(), empty.transactions.len()), (5_000_000_000, 0));
+        let early = old.empty_on(Chain::Main, [2; 32], 5).unwrap();
+        assert_eq!(early.min_time, old.min_time, "a clock that runs behind the chain does not count");
+        assert!(template(2_015).empty_on(Chain::Main, [2; 32], 0).is_none(), "the next block's target may change");
+        assert!(template(2_016).empty_on(Chain::Main, [2; 32], 0).is_some());
+        assert!(template(2_015).empty_on(Chain::Regtest, [2; 32], 0).is_some());
+        assert!(template(5).empty_on(Chain::Test, [2; 32], 0).is_none(), "blocks of minimal difficulty");
+        assert!(template(u32::MAX).empty_on(Chain::Regtest, [2; 32], 0).is_none());
+        let halving = template(209_999).empty_on(Chain::Signet, [2; 32], 0).unwrap();
+        assert_eq!(halving.coinbase_value.get(), 2_500_000_000);
+    }
+
+    #[test]
+    fn a_body_carries_only_what_is_not_known() {
+        let tx = |id: u8| BlockTx { txid: [id; 32], wtxid: [id; 32], base_size: 1, data: vec![id].into() };
+        let template = Template { transactions: vec![tx(1), tx(2), tx(3)], ..template(5) };
+        let body = template.body(|id| id == &[2; 32]);
+        assert_eq!(body.wtxids, [[1; 32], [2; 32], [3; 32]].concat());
+        assert_eq!(body.new_transactions, [vec![1], vec![3]]);
+    }
+}
