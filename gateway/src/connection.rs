@@ -1,0 +1,137 @@
+//! A connection: the session, and what has not been written or read yet. Idle, it holds no buffer.
+
+use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::session::Session;
+
+/// Why a connection has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The miner closed it.
+    ByPeer,
+    /// The miner did not read.
+    Evicted,
+    /// The gateway refused to go on.
+    Refused(&'static str),
+    /// The network failed.
+    Failed(ErrorKind),
+    /// The gateway stops.
+    Stopped,
+}
+
+/// A connection of a worker.
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    /// Its place in the worker's list.
+    pub(crate) place: usize,
+    pub(crate) state: RefCell<State>,
+}
+
+/// What changes of a connection.
+pub(crate) struct State {
+    pub(crate) session: Session,
+    writer: OwnedWriteHalf,
+    /// What the system did not take yet.
+    out: Vec<u8>,
+    /// The beginning of a line.
+    pub(crate) begun: Vec<u8>,
+    /// Of the connection's task.
+    waker: Option<Waker>,
+    /// Unanswered shares.
+    pub(crate) in_flight: usize,
+    /// The miner sends no more, but waits for answers.
+    pub(crate) half_closed: bool,
+    ended: Option<Ended>,
+}
+
+impl State {
+    pub(crate) fn new(session: Session, writer: OwnedWriteHalf) -> Self {
+        Self {
+            session,
+            writer,
+            out: Vec::new(),
+            begun: Vec::new(),
+            waker: None,
+            in_flight: 0,
+            half_closed: false,
+            ended: None,
+        }
+    }
+
+    /// Why it has ended, if it has.
+    pub(crate) fn ended(&self) -> Option<&Ended> {
+        self.ended.as_ref()
+    }
+
+    /// Ends it; its task takes it away. The first reason stays.
+    pub(crate) fn end(&mut self, why: Ended) {
+        if self.ended.is_none() {
+            self.ended = Some(why);
+            self.wake();
+        }
+    }
+
+    /// Everything is answered and written.
+    pub(crate) fn is_done(&self) -> bool {
+        self.in_flight == 0 && self.out.is_empty()
+    }
+
+    /// Wakes its task.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Has its task woken by `cx`.
+    pub(crate) fn listen(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Writes `bytes`; what the system does not take is kept, up to `limit` bytes. Beyond them the miner is not reading,
+    /// and the connection is ended.
+    pub(crate) fn send(&mut self, bytes: &[u8], limit: usize) {
+        if self.ended.is_some() || bytes.is_empty() {
+            return;
+        }
+        let mut rest = bytes;
+        if self.out.is_empty() {
+            match self.writer.try_write(bytes) {
+                Ok(written) => rest = &bytes[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return self.end(Ended::Failed(error.kind())),
+            }
+        }
+        if rest.is_empty() {
+            return;
+        }
+        if self.out.len() + rest.len() > limit {
+            return self.end(Ended::Evicted);
+        }
+        self.out.extend_from_slice(rest);
+        self.wake();
+    }
+
+    /// Writes what is kept, as far as the system takes it.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) {
+        while !self.out.is_empty() && self.ended.is_none() {
+            match self.writer.as_ref().poll_write_ready(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Err(error)) => return self.end(Ended::Failed(error.kind())),
+                Poll::Ready(Ok(())) => match self.writer.try_write(&self.out) {
+                    Ok(written) if written == self.out.len() => self.out = Vec::new(),
+                    Ok(written) => drop(self.out.drain(..written)),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(error) => return self.end(Ended::Failed(error.kind())),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Starting and stopping.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use sluice_log::{Partition, SharedLog};
+use sluice_proto::Epoch;
+use sluice_topology::runtime::Producer;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{Sender, channel};
+
+use crate::acceptor::{Acceptor, listen};
+use crate::identity::Identities;
+use crate::jobs::{JobBatch, JobFeed};
+use crate::shared::Shared;
+use crate::targets::{Decision, TargetFeed};
+use crate::worker::{Inbox, Worker};
+use crate::{GatewayConfig, GatewayError, GatewayStatus};
+
+/// Connections, jobs or decisions that wait for a worker; the thread that hands them over waits beyond it.
+const INBOX: usize = 1024;
+
+/// What a gateway reads and writes.
+#[derive(Clone)]
+pub struct GatewayIo {
+    /// The log.
+    pub log: SharedLog,
+    /// Topic of jobs; one partition.
+    pub jobs: String,
+    /// Topic of vardiff's decisions, if there is one.
+    pub targets: Option<String>,
+    /// Topic of submissions and ticks.
+    pub shares: String,
+    /// Topic of block candidates; one partition.
+    pub candidates: String,
+    /// Epoch of this start: see [`sluice_topology::runtime::source_epoch`].
+    pub epoch: Epoch,
+}
+
+/// A running gateway. Dropping it stops it without waiting.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The ways from the main thread to the workers.
+#[derive(Default)]
+struct Outward {
+    connections: Vec<Sender<(TcpStream, SocketAddr)>>,
+    jobs: Vec<Sender<Arc<JobBatch>>>,
+    targets: Vec<Sender<Decision>>,
+}
+
+impl Gateway {
+    /// Starts it. It listens when this returns; miners get work as soon as there is a job.
+    ///
+    /// # Errors
+    /// If a setting cannot be used, an address is taken, a topic is missing or cannot be read, or the system gives no
+    /// thread.
+    pub async fn start(config: GatewayConfig, io: GatewayIo) -> Result<Self, GatewayError> {
+        let config = config.checked()?;
+        let partitions = partitions(&config, &io, &io.shares).await?;
+        partitions_of_one(&config, &io, &io.candidates).await?;
+        let workers = workers(&config, partitions);
+        let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &config.name, io.epoch);
+        let identities = Identities::new(config.id, io.epoch, partitions, workers);
+        let (shares, candidates) = (producer(&io.shares, partitions), producer(&io.candidates, 1));
+        let shared = Arc::new(Shared::new(config.clone(), identities, shares, candidates, workers as usize));
+        let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain).await?;
+        jobs.last().into_iter().for_each(|batch| shared.note(batch));
+        let listeners = listen(&config).await?;
+        let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let mut gateway = Self { shared, addresses, threads: Mutex::default() };
+        let mut outward = Outward::default();
+        for number in 0..workers {
+            gateway.spawn_worker(number, jobs.clone(), &mut outward)?;
+        }
+        let targets = gateway.target_feeds(&io, &outward).await?;
+        gateway.spawn_main(listeners, feed, targets, outward)?;
+        tracing::info!(gateway = config.name, addresses = ?gateway.addresses, workers, partitions, "miners can connect");
+        Ok(gateway)
+    }
+
+    fn spawn_worker(
+        &mut self,
+        number: u32,
+        jobs: Vec<Arc<JobBatch>>,
+        outward: &mut Outward,
+    ) -> Result<(), GatewayError> {
+        let (connections, connections_in) = channel(INBOX);
+        let (jobs_out, jobs_in) = channel(INBOX);
+        let (targets, targets_in) = channel(INBOX);
+        outward.connections.push(connections);
+        outward.jobs.push(jobs_out);
+        outward.targets.push(targets);
+        let inbox = Inbox { connections: connections_in, jobs: jobs_in, targets: targets_in };
+        self.spawn(&format!("gateway-{number}"), move |shared| Worker::run(shared, number, jobs, inbox))
+    }
+
+    /// Feeds of all partitions of vardiff's decisions.
+    async fn target_feeds(&self, io: &GatewayIo, outward: &Outward) -> Result<Vec<TargetFeed>, GatewayError> {
+        let Some(topic) = &io.targets else { return Ok(Vec::new()) };
+        let mut feeds = Vec::new();
+        for number in 0..partitions(&self.shared.config, io, topic).await? {
+            let (shared, workers) = (Arc::clone(&self.shared), outward.targets.clone());
+            let partition = Partition::new(topic.as_str(), number);
+            feeds.push(TargetFeed::open(shared, workers, Arc::clone(&io.log), partition).await?);
+        }
+        Ok(feeds)
+    }
+
+    /// The thread that takes connections, jobs and decisions, and hands them to the workers.
+    fn spawn_main(
+        &mut self,
+        listeners: Vec<std::net::TcpListener>,
+        feed: JobFeed,
+        targets: Vec<TargetFeed>,
+        outward: Outward,
+    ) -> Result<(), GatewayError> {
+        self.spawn("gateway-main", move |shared| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async move {
+                for listener in listeners {
+                    let acceptor = Acceptor::new(Arc::clone(&shared), outward.connections.clone());
+                    tokio::spawn(acceptor.run(TcpListener::from_std(listener)?));
+                }
+                targets.into_iter().for_each(|feed| drop(tokio::spawn(feed.run())));
+                tokio::spawn(feed_jobs(Arc::clone(&shared), feed, outward.jobs));
+                tokio::select! {
+                    () = shared.stopped() => {}
+                    _ = shared.failed() => {}
+                }
+                Ok(())
+            })
+        })
+    }
+
+    fn spawn(
+        &mut self,
+        name: &str,
+        run: impl FnOnce(Arc<Shared>) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), GatewayError> {
+        let shared = Arc::clone(&self.shared);
+        let guard = FailOnPanic(Arc::clone(&shared));
+        let body = move || {
+            let guard = guard;
+            if let Err(error) = run(shared) {
+                guard.0.fail(format!("{}: no event loop: {error}", guard.0.config.name));
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+        let failed = |error| GatewayError::Thread { name: self.shared.config.name.clone(), error };
+        self.threads.get_mut().push(thread.map_err(failed)?);
+        Ok(())
+    }
+
+    /// Addresses it listens on, in the order of the settings.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+
+    /// What it does, in numbers.
+    pub fn status(&self) -> GatewayStatus {
+        self.shared.status()
+    }
+
+    /// Resolves with the cause when it has failed for good. From then on nothing is answered.
+    pub async fn failed(&self) -> String {
+        self.shared.failed().await
+    }
+
+    /// Stops it: takes no more connections and reads no more, answers what is in flight, and closes. Takes 2 s at most.
+    pub async fn stop(&self) {
+        self.shared.stop();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || threads.into_iter().filter_map(|t| t.join().err()).count());
+        match joined.await {
+            Ok(0) => tracing::info!(gateway = self.shared.config.name, "the gateway has stopped"),
+            Ok(_) | Err(_) => tracing::error!(gateway = self.shared.config.name, "a thread of the gateway had failed"),
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// A thread that ends by a bug must not leave a gateway that looks alive.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(format!("{}: a thread has failed, see the log", self.0.config.name));
+        }
+    }
+}
+
+/// Hands jobs to all workers until the topic cannot be read any more.
+async fn feed_jobs(shared: Arc<Shared>, mut feed: JobFeed, workers: Vec<Sender<Arc<JobBatch>>>) {
+    loop {
+        match feed.next_batch().await {
+            Ok(batch) => {
+                shared.note(&batch);
+                for worker in &workers {
+                    if worker.send(Arc::clone(&batch)).await.is_err() {
+                        tracing::debug!("a job after the stop");
+                    }
+                }
+            }
+            Err(error) => return shared.fail(error.to_string()),
+        }
+    }
+}
+
+/// Number of partitions of a topic.
+async fn partitions(config: &GatewayConfig, io: &GatewayIo, topic: &str) -> Result<u32, GatewayError> {
+    let name = || config.name.clone();
+    let topics = io.log.topics().await.map_err(|error| GatewayError::Log { name: name(), error })?;
+    let found = topics.iter().find(|info| *info.name == *topic).map(|info| info.partitions);
+    found.ok_or_else(|| GatewayError::NoTopic { name: name(), topic: topic.to_owned() })
+}
+
+/// Checks that a topic has one partition.
+async fn partitions_of_one(config: &GatewayConfig, io: &GatewayIo, topic: &str) -> Result<(), GatewayError> {
+    let count = partitions(config, io, topic).await?;
+    let problem = format!("the topic {topic} has {count} partitions, it must have one: correct the topology");
+    if count == 1 { Ok(()) } else { Err(GatewayError::Setting { name: config.name.clone(), problem }) }
+}
+
+/// Number of worker threads: each needs a partition of its own.
+fn workers(config: &GatewayConfig, partitions: u32) -> u32 {
+    let wanted = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        workers => workers,
+    };
+    u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, partitions.max(1))
+}

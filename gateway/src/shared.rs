@@ -1,0 +1,116 @@
+//! What the threads of a gateway share. None of it is touched on the way of a share, but for counters.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use sluice_topology::runtime::Producer;
+use tokio::sync::watch;
+
+use crate::GatewayConfig;
+use crate::identity::Identities;
+use crate::jobs::JobBatch;
+use crate::status::{Counters, GatewayStatus, LatestJob, value};
+
+/// What the threads of a gateway share.
+pub(crate) struct Shared {
+    pub(crate) config: GatewayConfig,
+    pub(crate) identities: Identities,
+    /// Writes submissions and ticks; each partition is written by one worker only.
+    pub(crate) shares: Producer,
+    /// Writes to the block lane.
+    pub(crate) candidates: Producer,
+    /// One per worker.
+    pub(crate) workers: Vec<Counters>,
+    pub(crate) connections_total: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) accept_errors: AtomicU64,
+    pub(crate) latest: Mutex<Option<LatestJob>>,
+    failure: watch::Sender<Option<String>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: GatewayConfig,
+        identities: Identities,
+        shares: Producer,
+        candidates: Producer,
+        workers: usize,
+    ) -> Self {
+        Self {
+            config,
+            identities,
+            shares,
+            candidates,
+            workers: (0..workers).map(|_| Counters::default()).collect(),
+            connections_total: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+            latest: Mutex::new(None),
+            failure: watch::Sender::new(None),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    /// The gateway has failed for good: nothing more is answered. The first cause stays.
+    pub(crate) fn fail(&self, cause: String) {
+        tracing::error!(gateway = self.config.name, cause, "the gateway has failed");
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert(cause);
+            first
+        });
+    }
+
+    /// Resolves with the cause once the gateway has failed.
+    pub(crate) async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        loop {
+            if let Some(cause) = failure.borrow_and_update().clone() {
+                return cause;
+            }
+            if failure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Tells all threads to stop.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Resolves once the gateway is to stop.
+    pub(crate) async fn stopped(&self) {
+        // The sender lives as long as `self`: the wait can only end with the value.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Notes the newest job of a batch.
+    pub(crate) fn note(&self, batch: &JobBatch) {
+        let newest = batch.jobs.last().map(|(offset, issued, job)| LatestJob {
+            job_id: job.job_id,
+            height: job.height,
+            nbits: job.nbits,
+            offset: offset.get(),
+            issued: UNIX_EPOCH + Duration::from_nanos(issued.nanos()),
+        });
+        let mut latest = self.latest.lock();
+        *latest = newest.or(*latest);
+    }
+
+    /// The gateway in numbers.
+    pub(crate) fn status(&self) -> GatewayStatus {
+        let mut status = GatewayStatus {
+            connections_total: value(&self.connections_total),
+            connections_refused: value(&self.connections_refused),
+            accept_errors: value(&self.accept_errors),
+            latest_job: *self.latest.lock(),
+            failure: self.failure.borrow().clone(),
+            ..GatewayStatus::default()
+        };
+        self.workers.iter().for_each(|worker| worker.add_to(&mut status));
+        status
+    }
+}

@@ -1,0 +1,107 @@
+//! A worker: a thread with an event loop, the connections it was handed, and the partitions it writes.
+
+mod core;
+mod tasks;
+
+use std::cell::RefCell;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::jobs::JobBatch;
+use crate::outlet::Batch;
+use crate::shared::Shared;
+use crate::targets::Decision;
+use core::Core;
+
+/// How long a stop waits for shares to become durable and answers to be written.
+const DRAIN: Duration = Duration::from_millis(1500);
+
+/// What a worker is handed by the other threads.
+pub(crate) struct Inbox {
+    /// Connections.
+    pub(crate) connections: Receiver<(TcpStream, SocketAddr)>,
+    /// Jobs.
+    pub(crate) jobs: Receiver<Arc<JobBatch>>,
+    /// Decisions of vardiff.
+    pub(crate) targets: Receiver<Decision>,
+}
+
+/// A worker on its thread.
+pub(crate) struct Worker {
+    core: RefCell<Core>,
+    /// Shares have been taken in.
+    flush: Notify,
+    /// A connection has been taken away.
+    removed: Notify,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    /// Worker `number` with the jobs that are there, and the appends its tasks will wait for.
+    fn new(shared: Arc<Shared>, number: u32) -> (Rc<Self>, Vec<UnboundedReceiver<Batch>>) {
+        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        for partition in (0..shared.shares.partitions()).filter(|p| shared.identities.worker_of(*p) == number) {
+            let (sender, receiver) = unbounded_channel();
+            senders.push((partition, sender));
+            receivers.push(receiver);
+        }
+        let core = RefCell::new(Core::new(Arc::clone(&shared), number, senders));
+        (Rc::new(Self { core, flush: Notify::new(), removed: Notify::new(), shared }), receivers)
+    }
+
+    /// Runs worker `number` until the gateway stops or fails.
+    ///
+    /// # Errors
+    /// If the system gives no event loop.
+    pub(crate) fn run(shared: Arc<Shared>, number: u32, jobs: Vec<Arc<JobBatch>>, inbox: Inbox) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let local = LocalSet::new();
+        let (worker, appends) = Self::new(Arc::clone(&shared), number);
+        runtime.block_on(local.run_until(async move {
+            worker.take_jobs(&jobs);
+            worker.spawn_tasks(inbox, appends);
+            tokio::select! {
+                () = shared.stopped() => worker.drain().await,
+                _ = shared.failed() => worker.abandon(),
+            }
+        }));
+        Ok(())
+    }
+
+    fn spawn_tasks(self: &Rc<Self>, inbox: Inbox, appends: Vec<UnboundedReceiver<Batch>>) {
+        spawn_local(Rc::clone(self).accept_all(inbox.connections));
+        spawn_local(Rc::clone(self).apply_all(inbox.jobs));
+        spawn_local(Rc::clone(self).decide_all(inbox.targets));
+        spawn_local(Rc::clone(self).flush_always());
+        spawn_local(Rc::clone(self).tick_always());
+        for (outlet, batches) in appends.into_iter().enumerate() {
+            spawn_local(Rc::clone(self).answer_all(outlet, batches));
+        }
+    }
+
+    /// Reads no more, waits until everything in flight is durable, answered and written, and closes.
+    async fn drain(&self) {
+        self.core.borrow_mut().stop_reading();
+        let gone = async {
+            while self.core.borrow().connections() > 0 {
+                self.removed.notified().await;
+            }
+        };
+        if tokio::time::timeout(DRAIN, gone).await.is_err() {
+            let left = self.core.borrow().connections();
+            tracing::warn!(left, "connections were closed with answers still under way");
+        }
+    }
+
+    /// Closes all connections unanswered: what their shares would have become is not known.
+    fn abandon(&self) {
+        let left = self.core.borrow().connections();
+        tracing::warn!(left, "connections are closed, since the gateway has failed");
+    }
+}

@@ -1,0 +1,393 @@
+//! What a worker knows: its jobs, its connections, its partitions. Nothing here waits.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use futures::future::BoxFuture;
+use sluice_log::LogError;
+use sluice_mining::JobError;
+use sluice_proto::v1::{Candidate, Tick};
+use sluice_proto::{Body, EventTime, Offset};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::connection::{Connection, Ended, State};
+use crate::jobs::{JobBatch, Rendered};
+use crate::judge::Judge;
+use crate::outlet::{Batch, Outlet};
+use crate::protocol::lines::{Line, Lines};
+use crate::session::{Desk, Flow, Session, Turn};
+use crate::shared::Shared;
+use crate::status::{Counters, add, take_one};
+use crate::targets::Decision;
+
+/// Bytes read from a connection at once.
+const READ: usize = 64 << 10;
+/// Unanswered shares of the worker beyond which it reads from nobody.
+const MAX_OUTSTANDING: usize = 1 << 16;
+
+/// An append to the block lane under way.
+pub(super) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
+
+/// What came of polling a connection.
+pub(super) enum Polled {
+    /// It has ended.
+    Ended(Ended),
+    /// Lines were taken; a block may have been sent.
+    Took(Option<BlockAppend>),
+}
+
+/// What a worker knows.
+pub(super) struct Core {
+    shared: Arc<Shared>,
+    number: u32,
+    judge: Judge,
+    latest: Option<Arc<Rendered>>,
+    connections: Vec<Option<Rc<Connection>>>,
+    free: Vec<usize>,
+    by_session: HashMap<u64, Rc<Connection>>,
+    /// Of the partitions `number`, `number + workers`, and so on.
+    outlets: Vec<Outlet>,
+    /// The last stamp: stamps never go back.
+    stamp: EventTime,
+    /// What is being read; shared by all connections.
+    buffer: Vec<u8>,
+    turn: Turn,
+    /// Shares that wait for their append.
+    outstanding: usize,
+    /// Connections that are not read from until shares are answered.
+    paused: Vec<Rc<Connection>>,
+    stopping: bool,
+}
+
+impl Core {
+    pub(super) fn new(shared: Arc<Shared>, number: u32, outlets: Vec<(u32, UnboundedSender<Batch>)>) -> Self {
+        Self {
+            buffer: vec![0; shared.config.line_limit + READ],
+            outlets: outlets.into_iter().map(|(partition, waiting)| Outlet::new(partition, waiting)).collect(),
+            shared,
+            number,
+            judge: Judge::default(),
+            latest: None,
+            connections: Vec::new(),
+            free: Vec::new(),
+            by_session: HashMap::new(),
+            stamp: EventTime::default(),
+            turn: Turn::default(),
+            outstanding: 0,
+            paused: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Connections there are.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.len() - self.free.len()
+    }
+
+    /// Takes a connection in.
+    pub(super) fn add(&mut self, peer: SocketAddr, writer: OwnedWriteHalf) -> Rc<Connection> {
+        let state = State::new(Session::new(&self.shared.config), writer);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.connections.len() - 1
+        });
+        let connection = Rc::new(Connection { peer, place, state: state.into() });
+        self.connections[place] = Some(Rc::clone(&connection));
+        connection
+    }
+
+    /// Takes a connection away, and gives its identity back.
+    pub(super) fn remove(&mut self, connection: &Connection, why: &Ended) {
+        let state = connection.state.borrow();
+        let counters = counters(&self.shared, self.number);
+        counters.connections.fetch_sub(1, Ordering::Relaxed);
+        if state.session.is_ready() {
+            take_one(&counters.sessions);
+        }
+        if let Some(identity) = state.session.identity() {
+            self.by_session.remove(&identity.session);
+            self.shared.identities.release(identity, state.session.plan().last_job());
+        }
+        self.connections[connection.place] = None;
+        self.free.push(connection.place);
+        let peer = connection.peer;
+        match why {
+            Ended::Evicted => {
+                add(&counters.evicted, 1);
+                tracing::warn!(%peer, "a miner that does not read was disconnected");
+            }
+            Ended::Refused(why) => tracing::info!(%peer, why, "a miner was disconnected"),
+            Ended::ByPeer | Ended::Failed(_) | Ended::Stopped => tracing::debug!(%peer, ?why, "a connection has ended"),
+        }
+    }
+
+    /// The time, never before the last one.
+    fn now(&mut self) -> EventTime {
+        self.stamp = self.stamp.max(EventTime::now());
+        self.stamp
+    }
+
+    /// Drives a connection: writes what is kept, and reads once if it may.
+    pub(super) fn poll(
+        &mut self,
+        connection: &Rc<Connection>,
+        reader: &mut OwnedReadHalf,
+        cx: &mut Context<'_>,
+    ) -> Poll<Polled> {
+        {
+            let mut state = connection.state.borrow_mut();
+            state.poll_drain(cx);
+            if let Some(why) = state.ended() {
+                return Poll::Ready(Polled::Ended(why.clone()));
+            }
+            state.listen(cx);
+            if state.half_closed || self.stopping {
+                let why = if state.half_closed { Ended::ByPeer } else { Ended::Stopped };
+                return if state.is_done() { Poll::Ready(Polled::Ended(why)) } else { Poll::Pending };
+            }
+            if state.in_flight >= self.shared.config.in_flight {
+                // Answers wake it.
+                return Poll::Pending;
+            }
+        }
+        if self.outstanding >= MAX_OUTSTANDING {
+            self.paused.push(Rc::clone(connection));
+            return Poll::Pending;
+        }
+        self.poll_read(connection, reader, cx)
+    }
+
+    fn poll_read(
+        &mut self,
+        connection: &Rc<Connection>,
+        reader: &mut OwnedReadHalf,
+        cx: &mut Context<'_>,
+    ) -> Poll<Polled> {
+        let mut state = connection.state.borrow_mut();
+        // Room is left in front for the beginning of the line, which is put there only if something came.
+        let begun = state.begun.len();
+        let mut into = ReadBuf::new(&mut self.buffer[begun..]);
+        let read = match ready!(Pin::new(reader).poll_read(cx, &mut into)) {
+            Ok(()) => into.filled().len(),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                return Poll::Ready(Polled::Ended(Ended::ByPeer));
+            }
+            Err(error) => return Poll::Ready(Polled::Ended(Ended::Failed(error.kind()))),
+        };
+        if read == 0 {
+            state.half_closed = true;
+            let done = state.is_done();
+            return Poll::Ready(if done { Polled::Ended(Ended::ByPeer) } else { Polled::Took(None) });
+        }
+        self.buffer[..begun].copy_from_slice(&state.begun);
+        state.begun = Vec::new();
+        let buffer = std::mem::take(&mut self.buffer);
+        let block = self.take_lines(connection, &mut state, &buffer[..begun + read]);
+        self.buffer = buffer;
+        Poll::Ready(Polled::Took(block))
+    }
+
+    /// Takes the lines of `bytes`, in order.
+    fn take_lines(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) -> Option<BlockAppend> {
+        let (shared, now) = (Arc::clone(&self.shared), self.now());
+        let counters = counters(&shared, self.number);
+        let (was_ready, number) = (state.session.is_ready(), self.number);
+        let mut turn = std::mem::take(&mut self.turn);
+        let mut desk = Desk {
+            config: &shared.config,
+            judge: &mut self.judge,
+            latest: self.latest.as_deref(),
+            identities: &|live_from| shared.identities.take(number, live_from),
+            counters,
+            now,
+        };
+        let mut block: Option<BlockAppend> = None;
+        let mut lines = Lines::new(bytes, shared.config.line_limit);
+        let flow = loop {
+            match lines.next_line() {
+                Line::Whole(line) => {
+                    let flow = state.session.receive(line, &mut desk, &mut turn);
+                    if let Some(candidate) = turn.candidate.take() {
+                        block = Some(send_block(&shared, counters, now, candidate, block.take()));
+                    }
+                    if flow != Flow::Continue {
+                        break flow;
+                    }
+                }
+                Line::Begun(rest) => {
+                    state.begun.extend_from_slice(rest);
+                    break Flow::Continue;
+                }
+                Line::TooLong => {
+                    add(&counters.lines_oversized, 1);
+                    break Flow::End("a line beyond line_limit");
+                }
+            }
+        };
+        if state.session.settle(&desk, &mut turn.replies) {
+            add(&counters.notifies, 1);
+        }
+        if !was_ready && state.session.is_ready() {
+            add(&counters.sessions, 1);
+        }
+        self.deliver(connection, state, &mut turn, now);
+        self.turn = turn;
+        if let Flow::End(why) = flow {
+            state.end(Ended::Refused(why));
+        }
+        block
+    }
+
+    /// Writes replies at once, and gives shares with their answers to the partition.
+    fn deliver(&mut self, connection: &Rc<Connection>, state: &mut State, turn: &mut Turn, now: EventTime) {
+        let limit = self.shared.config.output_limit;
+        if let Some(identity) = state.session.identity() {
+            self.by_session.entry(identity.session).or_insert_with(|| Rc::clone(connection));
+        }
+        let shares = turn.shares.len();
+        let waits = shares > 0 || state.in_flight > 0;
+        match state.session.identity().filter(|_| waits && !turn.answers.is_empty() || shares > 0) {
+            Some(identity) => {
+                let workers = self.shared.workers.len().max(1);
+                if let Some(outlet) = self.outlets.get_mut(identity.partition as usize / workers) {
+                    outlet.push(connection, now, turn.shares.drain(..), &turn.answers);
+                    state.in_flight += shares;
+                    self.outstanding += shares;
+                    add(&counters(&self.shared, self.number).in_flight, shares as u64);
+                }
+            }
+            // Nothing is in flight that these answers would overtake.
+            None => turn.replies.extend_from_slice(&turn.answers),
+        }
+        state.send(&turn.replies, limit);
+        turn.replies.clear();
+        turn.answers.clear();
+        turn.shares.clear();
+    }
+
+    /// Whether there is something to append.
+    pub(super) fn flush(&mut self) {
+        for outlet in &mut self.outlets {
+            outlet.flush(&self.shared.shares);
+        }
+    }
+
+    /// Appends what was received before now, and then the time, to each partition.
+    pub(super) fn tick(&mut self) {
+        let now = self.now();
+        let tick = Tick { gateway: u32::from(self.shared.config.id), job_clock: self.judge.clock().get() };
+        for outlet in &mut self.outlets {
+            outlet.tick(now, tick);
+            outlet.flush(&self.shared.shares);
+        }
+    }
+
+    /// The shares of a batch are durable: answers them.
+    pub(super) fn answer(&mut self, outlet: usize, batch: Batch) {
+        let counters = counters(&self.shared, self.number);
+        for (counter, count) in counters.shares.iter().zip(batch.counts).filter(|(_, count)| *count > 0) {
+            add(counter, u64::from(count));
+        }
+        let (mut start, mut answered) = (0, 0);
+        for group in batch.groups {
+            let mut state = group.connection.state.borrow_mut();
+            state.send(&batch.answers[start..group.end], self.shared.config.output_limit);
+            let was_full = state.in_flight >= self.shared.config.in_flight;
+            state.in_flight -= group.shares;
+            if was_full || state.half_closed || self.stopping {
+                state.wake();
+            }
+            start = group.end;
+            answered += group.shares;
+        }
+        self.outstanding -= answered;
+        counters.in_flight.fetch_sub(answered as u64, Ordering::Relaxed);
+        if self.outstanding < MAX_OUTSTANDING / 2 {
+            self.paused.drain(..).for_each(|connection| connection.state.borrow().wake());
+        }
+        if let Some(outlet) = self.outlets.get_mut(outlet) {
+            outlet.appended(&self.shared.shares);
+        }
+    }
+
+    /// Applies jobs, and sends the newest to all sessions: one write each.
+    pub(super) fn take_jobs(&mut self, batches: &[Arc<JobBatch>]) -> Result<(), JobError> {
+        let Some(last) = batches.last() else { return Ok(()) };
+        for (offset, issued, job) in batches.iter().flat_map(|batch| &batch.jobs) {
+            self.judge.apply(*offset, *issued, job.clone())?;
+        }
+        self.latest = Some(Arc::clone(&last.rendered));
+        let clean = batches.iter().any(|batch| batch.clean);
+        let (now, live_from) = (self.now(), self.judge.live_from());
+        let (config, mut out, mut notified) = (&self.shared.config, Vec::new(), 0);
+        for connection in self.connections.iter().flatten() {
+            let mut state = connection.state.borrow_mut();
+            if state.session.notify(&last.rendered, clean, live_from, now, config, &mut out) {
+                notified += 1;
+                state.send(&out, config.output_limit);
+                out.clear();
+            }
+        }
+        let counters = counters(&self.shared, self.number);
+        add(&counters.notifies, notified);
+        let took = u64::try_from(last.read.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        counters.last_notify.store(took, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes in a decision of vardiff.
+    pub(super) fn decide(&mut self, (session, difficulty): Decision) {
+        let Some(connection) = self.by_session.get(&session) else {
+            tracing::debug!(session, "a difficulty for a session that is gone");
+            return;
+        };
+        add(&counters(&self.shared, self.number).targets, 1);
+        connection.state.borrow_mut().session.decide(difficulty, &self.shared.config);
+    }
+
+    /// Reads no more; connections end once they are answered.
+    pub(super) fn stop_reading(&mut self) {
+        self.stopping = true;
+        self.flush();
+        self.connections.iter().flatten().for_each(|connection| connection.state.borrow().wake());
+    }
+
+    /// A connection that was handed over could not be served.
+    pub(super) fn lost_connection(&self) {
+        counters(&self.shared, self.number).connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sends a block ahead of everything else (invariant B1). `before` is another block of the same turn.
+fn send_block(
+    shared: &Shared,
+    counters: &Counters,
+    now: EventTime,
+    candidate: Candidate,
+    before: Option<BlockAppend>,
+) -> BlockAppend {
+    add(&counters.candidates, 1);
+    let (height, account) = (candidate.height, candidate.account.clone());
+    let append = shared.candidates.append(0, vec![(now, Body::Candidate(candidate))]);
+    tracing::info!(height, account, "a share makes a block");
+    match before {
+        None => append,
+        Some(before) => Box::pin(async move {
+            before.await?;
+            append.await
+        }),
+    }
+}
+
+/// The counters of a worker.
+fn counters(shared: &Shared, number: u32) -> &Counters {
+    &shared.workers[number as usize]
+}

@@ -1,0 +1,126 @@
+//! What a worker waits for: one small task per source, and one per connection.
+
+use std::future::poll_fn;
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use sluice_log::LogError;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use tokio::task::spawn_local;
+use tokio::time::MissedTickBehavior;
+
+use super::Worker;
+use super::core::{BlockAppend, Polled};
+use crate::connection::{Connection, Ended};
+use crate::jobs::JobBatch;
+use crate::outlet::Batch;
+use crate::targets::Decision;
+
+impl Worker {
+    /// Serves the connections that the acceptor hands over.
+    pub(super) async fn accept_all(self: Rc<Self>, mut connections: Receiver<(TcpStream, SocketAddr)>) {
+        while let Some((stream, peer)) = connections.recv().await {
+            match tokio::net::TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    let (reader, writer) = stream.into_split();
+                    let connection = self.core.borrow_mut().add(peer, writer);
+                    spawn_local(Rc::clone(&self).serve(connection, reader));
+                }
+                Err(error) => {
+                    self.core.borrow().lost_connection();
+                    tracing::warn!(%peer, %error, "a connection could not be served");
+                }
+            }
+        }
+    }
+
+    /// Serves one connection until it ends.
+    async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut reader: OwnedReadHalf) {
+        let why = loop {
+            match poll_fn(|cx| self.core.borrow_mut().poll(&connection, &mut reader, cx)).await {
+                Polled::Ended(why) => break why,
+                Polled::Took(block) => {
+                    if let Some(append) = block {
+                        spawn_local(Rc::clone(&self).confirm(append));
+                    }
+                    self.flush.notify_one();
+                }
+            }
+        };
+        self.core.borrow_mut().remove(&connection, &why);
+        self.removed.notify_one();
+        if why == Ended::Stopped {
+            tracing::debug!(peer = %connection.peer, "closed, all answered");
+        }
+    }
+
+    /// Waits until a block is in the lane.
+    async fn confirm(self: Rc<Self>, append: BlockAppend) {
+        if let Err(error) = append.await {
+            self.fail("a block could not be appended", &error);
+        }
+    }
+
+    /// Appends the shares of each turn: woken by the connections of a turn, it runs behind all of them.
+    pub(super) async fn flush_always(self: Rc<Self>) {
+        loop {
+            self.flush.notified().await;
+            self.core.borrow_mut().flush();
+        }
+    }
+
+    /// Answers the shares of one partition as they become durable, in order.
+    pub(super) async fn answer_all(self: Rc<Self>, outlet: usize, mut batches: UnboundedReceiver<Batch>) {
+        while let Some(mut batch) = batches.recv().await {
+            if let Some(done) = batch.done.take()
+                && let Err(error) = done.await
+            {
+                return self.fail("shares could not be appended", &error);
+            }
+            self.core.borrow_mut().answer(outlet, batch);
+        }
+    }
+
+    fn fail(&self, what: &str, error: &LogError) {
+        self.shared.fail(format!("{}: {what}: {error}", self.shared.config.name));
+    }
+
+    /// Tells every partition the time.
+    pub(super) async fn tick_always(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(self.shared.config.tick);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.core.borrow_mut().tick();
+        }
+    }
+
+    /// Applies jobs as they come; those that wait together are sent as one.
+    pub(super) async fn apply_all(self: Rc<Self>, mut jobs: Receiver<Arc<JobBatch>>) {
+        let mut batches = Vec::new();
+        while let Some(first) = jobs.recv().await {
+            batches.push(first);
+            while let Ok(next) = jobs.try_recv() {
+                batches.push(next);
+            }
+            self.take_jobs(&batches);
+            batches.clear();
+        }
+    }
+
+    /// Applies jobs and sends the newest.
+    pub(super) fn take_jobs(&self, batches: &[Arc<JobBatch>]) {
+        if let Err(error) = self.core.borrow_mut().take_jobs(batches) {
+            self.shared.fail(format!("{}: {error}", self.shared.config.name));
+        }
+    }
+
+    /// Takes in decisions of vardiff.
+    pub(super) async fn decide_all(self: Rc<Self>, mut targets: Receiver<Decision>) {
+        while let Some(decision) = targets.recv().await {
+            self.core.borrow_mut().decide(decision);
+        }
+    }
+}
