@@ -1,10 +1,20 @@
 //! Real and simulated parts for tests and the demo.
+//!
+//! Real: [`bitcoind`], [`postgres`], [`foreign`] (a miner that nobody here wrote), [`harness`] (the program itself as a
+//! process). Simulated: [`simnode`] for the demo and for faults, [`miner`] with real hashes, [`stratum`] for tests that
+//! speak to the gateway line by line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod bitcoind;
+pub mod foreign;
+pub mod harness;
 pub mod miner;
 pub mod postgres;
+mod programs;
 pub mod rpc;
 pub mod simnode;
 pub mod stratum;
 pub mod work;
+
+pub use programs::free_port;

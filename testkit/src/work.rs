@@ -1,7 +1,11 @@
 //! Hashing headers: what simulated miners and the simulated node do all day.
 
+use anyhow::{Context as _, Result};
 use sha2::{Digest, Sha256};
-use sluice_mining::Target;
+use sluice_mining::block::{BlockTx, assemble, coinbase_bytes};
+use sluice_mining::{PreparedJob, Target};
+use sluice_proto::v1::{Job, Submission};
+use sluice_proto::{EventTime, Offset};
 
 /// A header whose first 64 bytes are hashed already: only time, target and nonce are left.
 #[derive(Clone)]
@@ -40,6 +44,34 @@ impl Work {
             target.is_met_by(&hash).then_some((nonce, hash))
         })
     }
+}
+
+/// Mines a job to a block as a miner that rolls versions does, and puts the whole block together.
+///
+/// # Errors
+/// If the job cannot be used, or the transactions are not its template's.
+pub fn solve_block(job: &Job, extranonce1: u32, transactions: &[BlockTx]) -> Result<Vec<u8>> {
+    let prepared = PreparedJob::new(Offset::new(1), EventTime::now(), job.clone())?;
+    for extranonce2 in 0..=u64::MAX {
+        let submission = Submission {
+            job_id: job.job_id,
+            extranonce1,
+            extranonce2,
+            ntime: job.ntime,
+            // Any bits of the mask.
+            version_bits: 0x0aaa_a000 & job.version_mask,
+            has_version_bits: true,
+            version_mask: job.version_mask,
+            ..Default::default()
+        };
+        let work = Work::new(prepared.header(&submission));
+        if let Some((nonce, _)) = work.search(prepared.network_target(), 0, 1 << 32) {
+            let header = prepared.header(&Submission { nonce, ..submission });
+            let coinbase = coinbase_bytes(job, extranonce1, extranonce2);
+            return Ok(assemble(&header, &coinbase, job.segwit, transactions)?);
+        }
+    }
+    None.context("no block in all extranonces")
 }
 
 #[cfg(test)]

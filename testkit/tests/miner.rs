@@ -170,7 +170,7 @@ fn what_the_pool_changes_counts_from_the_next_job_on() {
     let miner = start(&listener, 0);
     let mut pool = Pool::accept(&listener);
     pool.greet("0100000a");
-    pool.call("mining.set_difficulty", json!([0.00000023841857910156]));
+    pool.call("mining.set_difficulty", json!([serde_json::from_str::<Value>(&easy().to_string()).unwrap()]));
     pool.notify(&job(1), true);
     let (request, ..) = pool.share(0x0100_000a, 0x00ff_e000);
     pool.answer(&request, json!(true));
@@ -189,7 +189,8 @@ fn what_the_pool_changes_counts_from_the_next_job_on() {
     }
     let (_, id, submission) = pool.share(0x0100_000a, 0x00ff_e000);
     assert_eq!(id, "1");
-    assert!(Difficulty::from_units(3).unwrap().to_target().is_met_by(&hash(&job(1), &submission)));
+    assert!(easy().to_target().is_met_by(&hash(&job(1), &submission)));
+    assert_eq!(miner.stats().difficulty, Some(easy()));
     pool.notify(&job(2), false);
     miner.wait_until(GUARD, |stats| stats.difficulty == Some(harder)).unwrap();
     let (_, submission) = std::iter::repeat_with(|| pool.share(0x0200_000b, 0x6000))

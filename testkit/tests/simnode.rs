@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::Hash;
-use bitcoin::{Amount, Block, BlockHash, ScriptBuf, Transaction, Txid};
+use bitcoin::{Amount, Block, BlockHash, OutPoint, ScriptBuf, Transaction, Txid};
 use serde_json::{Value, json};
 use sluice_mining::Chain;
+use sluice_mining::block::{BlockTx, witness_commitment};
 use sluice_testkit::rpc::Rpc;
 use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
 use support::{block_of, mine_again, refusal, submit};
@@ -186,21 +187,32 @@ fn transactions_are_spent_once() {
     let rpc = node.rpc();
     let (_, first) = block_of(&rpc, Chain::Regtest, 1);
     assert_eq!(submit(&rpc, &first), Value::Null);
-    let (template, mut again) = block_of(&rpc, Chain::Regtest, 2);
-    again.txdata.extend(first.txdata[1..].iter().cloned());
-    let mut template = template;
-    template.transactions = again.txdata[1..]
-        .iter()
-        .map(|tx| sluice_mining::block::BlockTx::parse(bitcoin::consensus::serialize(tx).into()).unwrap())
-        .collect();
-    let ids = template.transactions.iter().map(|tx| tx.wtxid);
-    template.commitment = Some(sluice_mining::block::witness_commitment(ids));
-    let block = support::solve(&support::job(&template, Chain::Regtest, 3), &template.transactions);
-    let block: Block = bitcoin::consensus::deserialize(&block).unwrap();
-    assert_eq!(submit(&rpc, &block), json!("bad-txns-inputs-missingorspent"));
-    // A coinbase is spent only when it is mature.
-    node.mine_to(1, &ScriptBuf::from_bytes(vec![0x51])).unwrap();
-    assert_eq!(node.height(), 2);
+    let block_with = |transactions: &[Transaction], number: u64| {
+        let mut template = support::template(&rpc, Chain::Regtest);
+        let parse = |tx: &Transaction| BlockTx::parse(bitcoin::consensus::serialize(tx).into()).unwrap();
+        template.transactions = transactions.iter().map(parse).collect();
+        template.commitment = Some(witness_commitment(template.transactions.iter().map(|tx| tx.wtxid)));
+        let block = support::solve(&support::job(&template, Chain::Regtest, number), &template.transactions);
+        bitcoin::consensus::deserialize::<Block>(&block).unwrap()
+    };
+    let again = block_with(&first.txdata[1..], 2);
+    assert_eq!(submit(&rpc, &again), json!("bad-txns-inputs-missingorspent"));
+    let mut spending = first.txdata[1].clone();
+    let coinbase = OutPoint { txid: first.txdata[0].compute_txid(), vout: 0 };
+    spending.input[0].previous_output = coinbase;
+    let young = block_with(std::slice::from_ref(&spending), 3);
+    assert_eq!(submit(&rpc, &young), json!("bad-txns-premature-spend-of-coinbase"));
+    spending.output[0].value = Amount::from_sat(51 * 100_000_000);
+    node.mine(98).unwrap();
+    let young = block_with(std::slice::from_ref(&spending), 4);
+    assert_eq!(submit(&rpc, &young), json!("bad-txns-premature-spend-of-coinbase"), "100 are too few by one");
+    node.mine(1).unwrap();
+    let greedy = block_with(std::slice::from_ref(&spending), 5);
+    assert_eq!(submit(&rpc, &greedy), json!("bad-txns-in-belowout"));
+    spending.output[0].value = Amount::from_sat(49 * 100_000_000);
+    let good = block_with(std::slice::from_ref(&spending), 6);
+    assert_eq!(submit(&rpc, &good), Value::Null);
+    assert_eq!(node.height(), 101);
 }
 
 #[test]

@@ -3,13 +3,12 @@
 use bitcoin::hashes::Hash;
 use bitcoin::{Block, ScriptBuf};
 use serde_json::{Value, json};
-use sluice_mining::block::{BlockTx, assemble, coinbase_bytes};
+use sluice_mining::Chain;
+use sluice_mining::block::BlockTx;
 use sluice_mining::template::{JobParams, Template, build_job};
-use sluice_mining::{Chain, PreparedJob};
-use sluice_proto::v1::{Job, Submission};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::v1::Job;
 use sluice_testkit::rpc::{Rpc, RpcError};
-use sluice_testkit::work::Work;
+use sluice_testkit::work::{Work, solve_block};
 
 /// What the pool of these tests is paid to.
 pub fn payout() -> ScriptBuf {
@@ -41,29 +40,9 @@ pub fn job(template: &Template, chain: Chain, number: u64) -> Job {
     build_job(template, &params).unwrap()
 }
 
-/// Mines a job as a miner that rolls versions does, and puts the block together.
+/// Mines a job and puts the block together.
 pub fn solve(job: &Job, transactions: &[BlockTx]) -> Vec<u8> {
-    let prepared = PreparedJob::new(Offset::new(1), EventTime::now(), job.clone()).unwrap();
-    for extranonce2 in 0.. {
-        let submission = Submission {
-            job_id: job.job_id,
-            extranonce1: 0x0100_000a,
-            extranonce2,
-            ntime: job.ntime,
-            version_bits: 0x0002_a000,
-            has_version_bits: true,
-            version_mask: job.version_mask,
-            ..Default::default()
-        };
-        let work = Work::new(prepared.header(&submission));
-        if let Some((nonce, hash)) = work.search(prepared.network_target(), 0, 1 << 32) {
-            let header = prepared.header(&Submission { nonce, ..submission });
-            assert_eq!(sluice_mining::header_hash(&header), hash);
-            let coinbase = coinbase_bytes(job, 0x0100_000a, extranonce2);
-            return assemble(&header, &coinbase, job.segwit, transactions).unwrap();
-        }
-    }
-    unreachable!("a nonce is found before extranonce2 ends")
+    solve_block(job, 0x0100_000a, transactions).unwrap()
 }
 
 /// A block made from the node's template of the moment.
