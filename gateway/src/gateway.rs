@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use crate::acceptor::{Acceptor, listen};
 use crate::identity::Identities;
 use crate::jobs::{JobBatch, JobFeed};
-use crate::shared::Shared;
+use crate::shared::{FailOnPanic, Shared};
 use crate::targets::{Decision, TargetFeed};
 use crate::worker::{Inbox, Worker};
 use crate::{GatewayConfig, GatewayError, GatewayStatus};
@@ -125,10 +125,14 @@ impl Gateway {
             runtime.block_on(async move {
                 for listener in listeners {
                     let acceptor = Acceptor::new(Arc::clone(&shared), outward.connections.clone());
-                    tokio::spawn(acceptor.run(TcpListener::from_std(listener)?));
+                    let listener = TcpListener::from_std(listener)?;
+                    tokio::spawn(Arc::clone(&shared).guarded(acceptor.run(listener)));
                 }
-                targets.into_iter().for_each(|feed| drop(tokio::spawn(feed.run())));
-                tokio::spawn(feed_jobs(Arc::clone(&shared), feed, outward.jobs));
+                for feed in targets {
+                    tokio::spawn(Arc::clone(&shared).guarded(feed.run()));
+                }
+                let jobs = feed_jobs(Arc::clone(&shared), feed, outward.jobs);
+                tokio::spawn(Arc::clone(&shared).guarded(jobs));
                 tokio::select! {
                     () = shared.stopped() => {}
                     _ = shared.failed() => {}
@@ -187,17 +191,6 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.shared.stop();
-    }
-}
-
-/// A thread that ends by a bug must not leave a gateway that looks alive.
-struct FailOnPanic(Arc<Shared>);
-
-impl Drop for FailOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.fail(format!("{}: a thread has failed, see the log", self.0.config.name));
-        }
     }
 }
 

@@ -48,6 +48,14 @@ impl Identities {
         Self { id, epoch, partitions, workers, next: AtomicU64::new(1), slots }
     }
 
+    /// Identities of which none is left.
+    #[cfg(test)]
+    pub(crate) fn exhausted() -> Self {
+        let none = Self::new(0, Epoch::default(), 1, 1);
+        none.next.store(1 << 32, Ordering::Relaxed);
+        none
+    }
+
     /// The worker that a partition belongs to.
     pub(crate) fn worker_of(&self, partition: u32) -> u32 {
         partition % self.workers

@@ -30,6 +30,8 @@ mod error;
 mod extranonce;
 mod gateway;
 mod identity;
+#[doc(hidden)]
+pub mod internals;
 mod jobs;
 mod judge;
 mod kind;
@@ -40,6 +42,8 @@ mod session;
 mod shared;
 mod status;
 mod targets;
+#[cfg(test)]
+mod testing;
 mod users;
 mod worker;
 

@@ -267,3 +267,6 @@ impl Session {
         self.plan.decide(difficulty, config);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What the threads of a gateway share. None of it is touched on the way of a share, but for counters.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -63,6 +64,13 @@ impl Shared {
         });
     }
 
+    /// `task`, but a panic in it fails the gateway: tasks catch panics, and half of a worker must not look alive.
+    pub(crate) async fn guarded(self: Arc<Self>, task: impl Future<Output = ()>) {
+        let guard = FailOnPanic(self);
+        task.await;
+        drop(guard);
+    }
+
     /// Resolves with the cause once the gateway has failed.
     pub(crate) async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
@@ -112,5 +120,16 @@ impl Shared {
         };
         self.workers.iter().for_each(|worker| worker.add_to(&mut status));
         status
+    }
+}
+
+/// What ends by a bug must not leave a gateway that looks alive.
+pub(crate) struct FailOnPanic(pub(crate) Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(format!("{}: a thread has failed by a bug, see the log", self.0.config.name));
+        }
     }
 }

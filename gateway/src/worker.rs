@@ -75,14 +75,18 @@ impl Worker {
     }
 
     fn spawn_tasks(self: &Rc<Self>, inbox: Inbox, appends: Vec<UnboundedReceiver<Batch>>) {
-        spawn_local(Rc::clone(self).accept_all(inbox.connections));
-        spawn_local(Rc::clone(self).apply_all(inbox.jobs));
-        spawn_local(Rc::clone(self).decide_all(inbox.targets));
-        spawn_local(Rc::clone(self).flush_always());
-        spawn_local(Rc::clone(self).tick_always());
+        self.spawn(Rc::clone(self).accept_all(inbox.connections));
+        self.spawn(Rc::clone(self).apply_all(inbox.jobs));
+        self.spawn(Rc::clone(self).decide_all(inbox.targets));
+        self.spawn(Rc::clone(self).flush_always());
+        self.spawn(Rc::clone(self).tick_always());
         for (outlet, batches) in appends.into_iter().enumerate() {
-            spawn_local(Rc::clone(self).answer_all(outlet, batches));
+            self.spawn(Rc::clone(self).answer_all(outlet, batches));
         }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_local(Arc::clone(&self.shared).guarded(task));
     }
 
     /// Reads no more, waits until everything in flight is durable, answered and written, and closes.

@@ -199,7 +199,8 @@ impl Core {
     fn take_lines(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) -> Option<BlockAppend> {
         let (shared, now) = (Arc::clone(&self.shared), self.now());
         let counters = counters(&shared, self.number);
-        let (was_ready, number) = (state.session.is_ready(), self.number);
+        let (was_known, was_ready) = (state.session.identity().is_some(), state.session.is_ready());
+        let number = self.number;
         let mut turn = std::mem::take(&mut self.turn);
         let mut desk = Desk {
             config: &shared.config,
@@ -235,6 +236,9 @@ impl Core {
         if state.session.settle(&desk, &mut turn.replies) {
             add(&counters.notifies, 1);
         }
+        if let Some(identity) = state.session.identity().filter(|_| !was_known) {
+            self.by_session.insert(identity.session, Rc::clone(connection));
+        }
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
         }
@@ -249,12 +253,10 @@ impl Core {
     /// Writes replies at once, and gives shares with their answers to the partition.
     fn deliver(&mut self, connection: &Rc<Connection>, state: &mut State, turn: &mut Turn, now: EventTime) {
         let limit = self.shared.config.output_limit;
-        if let Some(identity) = state.session.identity() {
-            self.by_session.entry(identity.session).or_insert_with(|| Rc::clone(connection));
-        }
         let shares = turn.shares.len();
-        let waits = shares > 0 || state.in_flight > 0;
-        match state.session.identity().filter(|_| waits && !turn.answers.is_empty() || shares > 0) {
+        // An answer without a share waits for those before it, so that answers keep the order of the submits.
+        let waits = shares > 0 || (state.in_flight > 0 && !turn.answers.is_empty());
+        match state.session.identity().filter(|_| waits) {
             Some(identity) => {
                 let workers = self.shared.workers.len().max(1);
                 if let Some(outlet) = self.outlets.get_mut(identity.partition as usize / workers) {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use sluice_log::LogError;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::task::spawn_local;
 use tokio::time::MissedTickBehavior;
 
 use super::Worker;
@@ -26,7 +25,7 @@ impl Worker {
                 Ok(stream) => {
                     let (reader, writer) = stream.into_split();
                     let connection = self.core.borrow_mut().add(peer, writer);
-                    spawn_local(Rc::clone(&self).serve(connection, reader));
+                    self.spawn(Rc::clone(&self).serve(connection, reader));
                 }
                 Err(error) => {
                     self.core.borrow().lost_connection();
@@ -43,7 +42,7 @@ impl Worker {
                 Polled::Ended(why) => break why,
                 Polled::Took(block) => {
                     if let Some(append) = block {
-                        spawn_local(Rc::clone(&self).confirm(append));
+                        self.spawn(Rc::clone(&self).confirm(append));
                     }
                     self.flush.notify_one();
                 }

@@ -1,0 +1,78 @@
+//! For benches only: the way of a share through the gateway, without its sockets and its log.
+
+use sluice_mining::Chain;
+use sluice_proto::v1::{Job, Submission};
+use sluice_proto::{Epoch, EventTime, Offset};
+
+use crate::GatewayConfig;
+use crate::identity::Identities;
+use crate::jobs::Rendered;
+use crate::judge::Judge;
+use crate::protocol::lines::{Line, Lines};
+use crate::session::{Desk, Session, Turn};
+use crate::status::Counters;
+
+/// A session that mines one job.
+pub struct ShareBench {
+    config: GatewayConfig,
+    judge: Judge,
+    rendered: Rendered,
+    identities: Identities,
+    counters: Counters,
+    session: Session,
+    turn: Turn,
+}
+
+impl ShareBench {
+    /// A session that has subscribed and authorized `user`, at the lowest difficulty, on `job` (of regtest).
+    ///
+    /// # Panics
+    /// If the job is wrong.
+    #[allow(clippy::panic)]
+    pub fn new(job: &Job, user: &str) -> Self {
+        let mut config = GatewayConfig::new("bench", Chain::Regtest);
+        config.difficulty = config.min_difficulty;
+        let mut judge = Judge::default();
+        if let Err(error) = judge.apply(Offset::new(1), EventTime::now(), job.clone()) {
+            panic!("the bench's job: {error}");
+        }
+        let mut bench = Self {
+            session: Session::new(&config),
+            config,
+            judge,
+            rendered: Rendered::new(job),
+            identities: Identities::new(0, Epoch::new(1), 1, 1),
+            counters: Counters::default(),
+            turn: Turn::default(),
+        };
+        bench.take(b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n");
+        bench.take(format!("{{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"{user}\"]}}\n").as_bytes());
+        bench
+    }
+
+    /// Takes lines as a worker does: cuts, parses, judges and renders. Returns the bytes of the answers.
+    pub fn take(&mut self, bytes: &[u8]) -> usize {
+        let identities = &self.identities;
+        let mut desk = Desk {
+            config: &self.config,
+            judge: &mut self.judge,
+            latest: Some(&self.rendered),
+            identities: &|live_from| identities.take(0, live_from),
+            counters: &self.counters,
+            now: EventTime::now(),
+        };
+        let mut lines = Lines::new(bytes, self.config.line_limit);
+        while let Line::Whole(line) = lines.next_line() {
+            self.session.receive(line, &mut desk, &mut self.turn);
+        }
+        let answered = self.turn.answers.len();
+        self.turn.answers.clear();
+        self.turn.replies.clear();
+        answered
+    }
+
+    /// The shares taken since the last call.
+    pub fn shares(&mut self) -> impl Iterator<Item = Submission> + '_ {
+        self.turn.shares.drain(..).map(|(submission, _)| submission)
+    }
+}
