@@ -22,10 +22,6 @@ impl Interrupt {
         self.wake.notify_all();
     }
 
-    pub(crate) fn is_set(&self) -> bool {
-        *self.set.lock()
-    }
-
     /// Waits; tells whether the wait was cut short by the interrupt.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         let mut set = self.set.lock();
@@ -79,6 +75,8 @@ mod tests {
             scope.spawn(|| interrupt.set());
             assert!(interrupt.wait(Duration::from_secs(60)));
         });
-        assert!(start.elapsed() < Duration::from_secs(30) && interrupt.is_set());
+        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(interrupt.wait(Duration::from_secs(60)), "it stays");
+        assert!(start.elapsed() < Duration::from_secs(30));
     }
 }

@@ -26,12 +26,15 @@ pub struct LedgerBatch {
     pub records: Vec<LedgerRecord>,
     /// For each topic partition that was read: the next offset. Covers all of `records`.
     pub positions: Vec<NextOffset>,
+    /// Where the reader says it has already handed records over: everything before these offsets. A ledger that knows
+    /// less has lost it and refuses the batch (invariant P1). Empty: nothing is said.
+    pub after: Vec<NextOffset>,
 }
 
 impl LedgerBatch {
     /// An empty batch.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, keep: DEFAULT_KEEP, records: Vec::new(), positions: Vec::new() }
+        Self { rules, keep: DEFAULT_KEEP, records: Vec::new(), positions: Vec::new(), after: Vec::new() }
     }
 
     /// True if it holds no record and no position.

@@ -35,6 +35,22 @@ pub enum LedgerError {
         /// UUID of the log it is given now, hex.
         found: String,
     },
+    /// The ledger does not hold what was handed to it before (invariant P1).
+    #[error(
+        "the ledger holds {topic}/{partition} up to offset {stored}, but was given it up to {given}: its database is a \
+         new one or an old copy; remove the state of the ledger's task, so that it reads its topics again from the \
+         start (what the ledger holds is not counted again)"
+    )]
+    Behind {
+        /// Topic.
+        topic: String,
+        /// Partition.
+        partition: u32,
+        /// Next offset that the ledger needs.
+        stored: u64,
+        /// Offset behind the last record that the reader has handed over.
+        given: u64,
+    },
     /// The work of a block's window is no longer stored.
     #[error(
         "block {block} needs slices from {needed} on, but slices below {pruned} were removed: \

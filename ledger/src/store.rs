@@ -18,7 +18,7 @@ pub trait LedgerStore: Send + Sync {
     /// outcome of a commit is unknown, the positions found at the next attempt tell.
     ///
     /// # Errors
-    /// If a record cannot be right (invariant P1), the database refuses for good, or [`Self::interrupt`] was called.
+    /// If a record cannot be right or is missing (invariant P1), the database refuses for good, or [`Self::interrupt`] was called.
     fn apply(&self, batch: &LedgerBatch) -> Result<Applied>;
 
     /// Binds the ledger to the log with this UUID; the first call stores it. Call it before the first batch: in
@@ -62,7 +62,8 @@ pub trait LedgerStore: Send + Sync {
     /// Recomputes every credit whose work is still stored, compares credits with postings, and balances with transfers.
     fn verify(&self) -> Result<Verification>;
 
-    /// Makes a write that waits for the database return [`crate::LedgerError::Interrupted`], now and from now on.
+    /// Makes a write that waits for the database return [`crate::LedgerError::Interrupted`], now and from now on. One
+    /// that finds the database there is done as ever, so it may be called as soon as the program is told to stop.
     fn interrupt(&self);
 }
 

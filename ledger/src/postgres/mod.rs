@@ -61,9 +61,6 @@ impl Database for PgDatabase {
         let session: &mut Session = &mut guard;
         let mut backoff = Backoff::default();
         loop {
-            if self.interrupt.is_set() {
-                return Err(LedgerError::Interrupted);
-            }
             match on_own_thread(|| session.transaction(Mode::Write, work)) {
                 // The connection is gone, or its state unknown. If the commit was under way it may have happened: the
                 // repeated work finds its positions stored and changes nothing.
@@ -72,11 +69,15 @@ impl Database for PgDatabase {
                     if backoff.attempts() % 10 == 0 {
                         tracing::warn!(cause, attempts = backoff.attempts(), "the ledger waits for its database");
                     }
-                    self.interrupt.wait(backoff.next());
+                    if self.interrupt.wait(backoff.next()) {
+                        return Err(LedgerError::Interrupted);
+                    }
                 }
                 Err(LedgerError::Conflict(cause)) => {
                     tracing::debug!(cause, "the ledger repeats a transaction");
-                    self.interrupt.wait(backoff.next());
+                    if self.interrupt.wait(backoff.next()) {
+                        return Err(LedgerError::Interrupted);
+                    }
                 }
                 done => {
                     if backoff.attempts() > 0 {

@@ -26,6 +26,7 @@ pub(super) fn load_positions(sql: &mut dyn Sql) -> Result<Positions> {
 pub(super) fn apply(sql: &mut dyn Sql, batch: &LedgerBatch) -> Result<Applied> {
     let mut applied = Applied::default();
     let positions = load_positions(sql)?;
+    check_after(&positions, &batch.after)?;
     let (facts, closed) = (Facts::load(sql)?, Closed::load(sql)?);
     let mut versions = rules::load(sql)?;
     let newest = newest_slice(sql, &closed)?;
@@ -56,6 +57,22 @@ pub(super) fn apply(sql: &mut dyn Sql, batch: &LedgerBatch) -> Result<Applied> {
     intake.facts.save(&facts, sql)?;
     save_positions(sql, &positions, &batch.positions)?;
     Ok(applied)
+}
+
+/// What the reader has handed over before is here.
+fn check_after(stored: &Positions, after: &[NextOffset]) -> Result<()> {
+    for given in after {
+        let known = stored.get(&(given.topic.to_string(), given.partition)).copied().unwrap_or(0);
+        if known < given.next.get() {
+            return Err(LedgerError::Behind {
+                topic: given.topic.to_string(),
+                partition: given.partition,
+                stored: known,
+                given: given.next.get(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The newest slice the ledger has seen in any partition.

@@ -71,13 +71,12 @@ impl Database for SqliteDatabase {
     fn write(&self, work: Work<'_>) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            if self.interrupt.is_set() {
-                return Err(LedgerError::Interrupted);
-            }
             match transaction(&mut self.writer.lock(), TransactionBehavior::Immediate, work) {
                 Err(LedgerError::Unavailable(cause)) => {
                     tracing::warn!(cause, attempts = backoff.attempts(), "the ledger waits for its database");
-                    self.interrupt.wait(backoff.next());
+                    if self.interrupt.wait(backoff.next()) {
+                        return Err(LedgerError::Interrupted);
+                    }
                 }
                 done => return done,
             }

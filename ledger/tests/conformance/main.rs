@@ -33,6 +33,7 @@ on_every_back_end!(
     new_rules_hold_from_the_next_slice_on,
     a_contradiction_of_the_chain_moves_no_money,
     p1_records_that_cannot_be_right_stop_the_ledger,
+    p1_a_ledger_that_lost_what_it_was_given_refuses_more,
     the_ledger_belongs_to_one_log,
     old_slices_go_and_no_window_misses_them,
     a_window_that_was_removed_stops_the_credit,

@@ -292,6 +292,29 @@ pub fn p1_records_that_cannot_be_right_stop_the_ledger(fixture: &Fixture) {
     });
 }
 
+pub fn p1_a_ledger_that_lost_what_it_was_given_refuses_more(fixture: &Fixture) {
+    let store = fixture.store.as_ref();
+    let topics = simple();
+    let mut reader = Reader::new(&topics, pplns(2, 0));
+    let lane = topics.lanes()[1];
+    let first = reader.batch(&[(lane, 2)]);
+    let mut rest = reader.rest(true);
+    rest.after = first.positions.clone();
+    match store.apply(&rest) {
+        Err(LedgerError::Behind { topic, partition: 0, stored: 0, given }) => {
+            assert_eq!((topic.as_str(), given), (lane.0, rest.after[0].next.get()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.totals().unwrap().accounts, 0, "nothing of it is stored");
+    assert!(store.positions().unwrap().is_empty());
+    store.apply(&first).unwrap();
+    assert_eq!(store.apply(&rest).unwrap().credited, 1);
+    // Knowing more is no harm: the reader had crashed before it could remember.
+    assert_eq!(store.apply(&rest).unwrap().records, 0);
+    assert_sound(store);
+}
+
 pub fn the_ledger_belongs_to_one_log(fixture: &Fixture) {
     fixture.store.bind_log([1; 16]).unwrap();
     fixture.store.bind_log([1; 16]).unwrap();
