@@ -271,6 +271,9 @@ pub enum OperatorError {
     /// Something outside (a database, a node) failed for good.
     #[error("{0}")]
     External(String),
+    /// The wait for something outside was ended because the program stops: the batch is repeated at the next start.
+    #[error("{0}")]
+    Interrupted(String),
     /// A setting that the operator cannot work with.
     #[error("{0}")]
     Setting(String),

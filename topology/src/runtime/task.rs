@@ -23,7 +23,7 @@ use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
 use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
-use crate::operator::{BuildContext, Emission, Externals, InputPosition, Lookups, Source};
+use crate::operator::{BuildContext, Emission, Externals, InputPosition, Lookups, OperatorError, Source};
 
 /// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
 /// same to the byte. A new owner would take the next one.
@@ -145,7 +145,13 @@ impl Task {
             }
             tokio::select! {
                 biased;
-                done = self.step() => done?,
+                done = self.step() => match done {
+                    Err(TaskError::Flush { error: OperatorError::Interrupted(cause), operator }) => {
+                        interrupted(&operator, cause, &mut drained).await?;
+                        break;
+                    }
+                    done => done?,
+                },
                 () = drain_over(&mut drained) => {
                     tracing::warn!(task = %self.name, "stopped in the middle of a batch, which is repeated at the next start");
                     break;
@@ -380,6 +386,15 @@ impl Task {
         self.shared.appended.store(self.outbox.appended, Ordering::Relaxed);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// An operator's wait was ended: well if the task is told to stop, a failure if it is not, within [`DRAIN`].
+async fn interrupted(operator: &str, cause: String, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
+    if tokio::time::timeout(DRAIN, stop.wait_for(|stop| *stop)).await.is_ok() {
+        tracing::warn!(operator, cause, "stopped in the middle of a batch, which is repeated at the next start");
+        return Ok(());
+    }
+    Err(TaskError::Flush { operator: operator.to_owned(), error: OperatorError::Interrupted(cause) })
 }
 
 /// Returns when the task was told to stop [`DRAIN`] ago.

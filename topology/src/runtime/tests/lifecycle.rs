@@ -131,6 +131,42 @@ async fn a_stop_gives_up_a_batch_that_waits() {
     assert_eq!(outputs(&log, &["share.valid"]).await.iter().map(|(_, records)| records.len()).sum::<usize>(), 1);
 }
 
+/// An operator whose wait for something outside is ended.
+struct Waits;
+
+impl Operator for Waits {
+    fn process(&mut self, _: &Input<'_>, _: &mut Context<'_>) -> Result<(), OperatorError> {
+        Ok(())
+    }
+
+    fn flush(&mut self, _: &[crate::InputPosition]) -> Result<(), OperatorError> {
+        Err(OperatorError::Interrupted("no database".into()))
+    }
+}
+
+static WAITS: Kind = Kind { name: "waits", role: Role::Operator(|_| Ok(Box::new(Waits))), ..faulty() };
+
+/// Whichever comes first, the stop or the end of the wait: with a stop it is no failure, and nothing is committed.
+#[tokio::test]
+async fn an_interrupted_wait_is_a_stop_only_if_the_task_is_told_to_stop() {
+    for stops in [true, false] {
+        let (log, env) = (new_log().await, StateEnv::in_memory());
+        let inputs = vec![stored("share.submissions", 0, "in", false)];
+        let spec = task("waits.0", inputs, vec![operator("waits", &WAITS, vec![])], vec![]);
+        let handle = start(log.clone(), &env, vec![spec]).await.unwrap();
+        producer(&log, "share.submissions", 1).append(0, vec![(at(1), tick())]).await.unwrap();
+        if stops {
+            handle.stop(Duration::from_secs(60)).await.unwrap();
+            assert!(handle.failure().is_none());
+            assert_eq!(handle.status().await[0].state, TaskState::Stopped);
+        } else {
+            let failure = tokio::time::timeout(Duration::from_secs(60), handle.failed()).await.unwrap();
+            assert!(failure.to_string().contains("no database"), "{failure}");
+        }
+        assert!(handle.status().await[0].inputs[0].position <= Offset::new(1));
+    }
+}
+
 /// An operator that panics, or one whose effects cannot be stored.
 struct Faulty(bool);
 
