@@ -24,8 +24,9 @@ struct Entry {
     job: PreparedJob,
     /// When the jobs on this job's tip began.
     tip_since: EventTime,
-    /// Smallest job id that could still be cited as of this job.
+    /// Smallest job id that could still be cited as of this job, and that job's offset.
     live_from: u64,
+    live_offset: Offset,
 }
 
 impl JobTable {
@@ -56,8 +57,9 @@ impl JobTable {
         while self.first_is_dead(issued) {
             self.entries.pop_front();
         }
-        let live_from = self.entries.front().map_or(job.id(), |entry| entry.job.id());
-        self.entries.push_back(Entry { job, tip_since, live_from });
+        let oldest = self.entries.front().map_or(&job, |entry| &entry.job);
+        let (live_from, live_offset) = (oldest.id(), oldest.offset());
+        self.entries.push_back(Entry { job, tip_since, live_from, live_offset });
         let last = self.entries.len() - 1;
         Ok(&self.entries[last].job)
     }
@@ -85,9 +87,10 @@ impl JobTable {
         self.index(job_id).map(|at| &self.entries[at].job)
     }
 
-    /// Offset of the oldest job that is not forgotten: what a restart must read from.
+    /// What a table that is to answer like this one must be made from: the offset of the oldest job that could be cited
+    /// as of the oldest one that is not forgotten.
     pub fn keep_from(&self) -> Offset {
-        self.entries.front().map_or(self.applied, |entry| entry.job.offset())
+        self.entries.front().map_or(self.applied, |entry| entry.live_offset)
     }
 
     /// Smallest job id that could still be cited as of `clock`; 0 before the first job.
