@@ -6,13 +6,16 @@
 pub mod assemble;
 mod codec;
 pub mod dedupe;
-//LEDGER
+pub mod ledger;
 pub mod stats;
 pub mod submit;
 pub mod tables;
 pub mod tally;
 pub mod vardiff;
 pub mod verify;
+
+#[cfg(test)]
+mod testing;
 
 use sluice_proto::{Body, RecordKind};
 use sluice_topology::{Input, Kind, OperatorError, TableKind};
@@ -21,7 +24,7 @@ use sluice_topology::{Input, Kind, OperatorError, TableKind};
 pub static KINDS: &[&Kind] = &[
     &assemble::KIND,
     &dedupe::KIND,
-    //LEDGER2
+    &ledger::KIND,
     &stats::KIND,
     &submit::KIND,
     &tally::KIND,

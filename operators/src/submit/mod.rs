@@ -2,6 +2,8 @@
 //!
 //! A block is sent before anything is committed, and again if a crash came between: nodes know a block they have. A
 //! block that no node could be reached for stays in the state and is sent again with each record that follows.
+//!
+//! Lent to it are the nodes (`Arc<dyn BlockNodes>`) and the [`Maturity`] that the section `ledger:` asks for.
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +18,7 @@ use sluice_proto::v1::{BlockOutcome, BlockStatus, SolvedBlock};
 use sluice_proto::{Body, EventTime, RecordKind};
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
-    SettingSpec, SettingType, StateTable,
+    StateTable,
 };
 
 use crate::codec::damaged;
@@ -43,12 +45,7 @@ pub static KIND: Kind = Kind {
         keyed: Keyed::BlockHash,
     }],
     lookups: &[],
-    settings: &[SettingSpec {
-        name: "maturity",
-        ty: SettingType::Integer(1, 1_000_000),
-        default: Some("100"),
-        doc: "confirmations that settle a block, or its rival",
-    }],
+    settings: &[],
     state: &[
         StateTable { name: "blocks", group_prefix: None },
         StateTable { name: "unsent", group_prefix: None },
@@ -58,10 +55,16 @@ pub static KIND: Kind = Kind {
     role: Role::Operator(build),
 };
 
+/// Confirmations that settle a block, or its rival: `maturity` of the topology's section `ledger:`, as it is lent to the
+/// operator. There is no setting of its own, since credits become available by what it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maturity(pub u32);
+
 fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
-    let nodes = cx.externals.get::<Arc<dyn BlockNodes>>().cloned();
-    let nodes = nodes.ok_or_else(|| OperatorError::Setting(format!("{}: no Bitcoin node is configured", cx.name)))?;
-    Ok(Box::new(Submit { nodes, maturity: u32::try_from(cx.settings.integer("maturity")).unwrap_or(u32::MAX) }))
+    let missing = |what: &str| OperatorError::Setting(format!("{}: no {what} is lent to it", cx.name));
+    let nodes = cx.externals.get::<Arc<dyn BlockNodes>>().cloned().ok_or_else(|| missing("Bitcoin node"))?;
+    let Maturity(maturity) = *cx.externals.get::<Maturity>().ok_or_else(|| missing("maturity of blocks"))?;
+    Ok(Box::new(Submit { nodes, maturity }))
 }
 
 struct Submit {
@@ -74,10 +77,11 @@ impl Operator for Submit {
         let time = input.record.event_time();
         match &input.record.body {
             Some(Body::SolvedBlock(block)) => {
-                if cx.state.get(BLOCKS, &block.hash)?.is_none() && cx.state.get(UNSENT, &block.hash)?.is_none() {
+                let new = cx.state.get(BLOCKS, &block.hash)?.is_none() && cx.state.get(UNSENT, &block.hash)?.is_none();
+                if new {
                     self.send(block, time, cx)?;
                 }
-                self.resend(Some(&block.hash), time, cx)
+                self.resend(new.then_some(&block.hash[..]), time, cx)
             }
             Some(Body::Job(job)) => {
                 self.resend(None, time, cx)?;

@@ -1,9 +1,7 @@
 //! `vardiff`: difficulty per session, from windows of event time (DESIGN 6). Decisions are records.
 //!
-//! The work a session has done over the last 20 s to 4 min is compared with the work it would do at the target share
-//! rate; a difference beyond three and a third standard deviations moves the difficulty to what was measured. A session
-//! that has never had a share is lowered by 16 every few expected shares, so that a hobby miner at a default meant for
-//! a farm is found within a minute or two.
+//! Work is compared with what a session would do at the target share rate; [`row`] has the rules. They know of a session
+//! from its first submission on: until then the gateway's first difficulty holds.
 
 mod row;
 #[cfg(test)]
@@ -146,11 +144,10 @@ impl Vardiff {
         Ok(())
     }
 
-    /// Writes a new difficulty if the session's windows ask for one.
+    /// Writes a new difficulty if the session's windows ask for one; tells whether they did.
     fn decide(&self, id: u64, session: &mut Session, time: EventTime, cx: &mut Context<'_>) -> bool {
-        let Some(wanted) = session.wanted(&self.rules, time) else { return false };
-        session.restart(wanted, time);
-        let target = DifficultyTarget { session: id, difficulty: wanted, gateway: session.gateway };
+        let Some(difficulty) = session.decide(&self.rules, time) else { return false };
+        let target = DifficultyTarget { session: id, difficulty, gateway: session.gateway };
         cx.emit("out", Key::session(id), time, Body::DifficultyTarget(target));
         true
     }

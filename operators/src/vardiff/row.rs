@@ -1,4 +1,14 @@
 //! A session's windows, and what they ask for.
+//!
+//! Shares are summed by their own difficulty, so that sums stay right while a decision waits for the next job. Three
+//! rules, in this order:
+//!
+//! - *Unproven*: a session that has been heard of but has had no accepted share is lowered by 16 every two shares that
+//!   it should have had.
+//! - *Settling*: the first 12 shares give a first estimate, twice as many a better one, and so on to about a
+//!   hundred: each replaces the one before.
+//! - *Change*: a window whose work is off by more than a quarter, and by more than chance explains, becomes the new
+//!   beginning of what is known of the session; settling starts again from it.
 
 use sluice_mining::Difficulty;
 use sluice_proto::EventTime;
@@ -8,13 +18,28 @@ use super::Rules;
 use crate::codec::damaged;
 
 /// Length of a slot, nanoseconds.
-const SLOT: u64 = 20_000_000_000;
-/// Slots kept: the longest window is 4 minutes.
-const SLOTS: usize = 12;
+const SLOT: u64 = 30_000_000_000;
+/// Slots kept: the longest window is 8 minutes.
+const SLOTS: usize = 16;
 /// Windows that are compared, in whole slots besides the one still running.
-const WINDOWS: [usize; 5] = [0, 2, 5, 8, SLOTS - 1];
+const WINDOWS: [usize; 7] = [1, 2, 3, 4, 6, 9, SLOTS - 1];
+/// Shares of the first estimate, and the factor to the next one.
+const FIRST: u32 = 12;
+const BETTER: u32 = 2;
+/// An estimate from this many shares is good to 10 %: only a change replaces it.
+const SETTLED: u32 = 100;
+/// Squares of the standard deviations that chance explains: more above than below, where it has the longer tail.
+const CHANCE_ABOVE: u128 = 16;
+const CHANCE_BELOW: u128 = 7;
+/// An estimate over less than this, nanoseconds, raises a difficulty by at most [`LEAP`]: shares also come in bursts.
+const HASTY: u64 = 5_000_000_000;
+const LEAP: u64 = 16;
+/// Bytes of a slot in a row: a sum and a count.
+const SLOT_SIZE: usize = 16 + 4;
+/// Bytes of a row before its slots.
+const HEAD: usize = 4 + 6 * 8 + 4 + 1;
 /// Bytes of a row.
-const SIZE: usize = 4 + 8 + 8 + 8 + 8 + 1 + 16 * SLOTS;
+const SIZE: usize = HEAD + SLOT_SIZE * SLOTS;
 
 /// What is kept of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,39 +48,82 @@ pub(super) struct Session {
     pub(super) gateway: u32,
     /// Difficulty decided last, in units of 2^-24.
     pub(super) difficulty: u64,
-    /// When the windows began: at the first share, or the last decision.
+    /// What that was rounded from: the difficulty that its shares asked for.
+    measured: u64,
+    /// Difficulty of its newest share: what is in force.
+    issued: u64,
+    /// When the windows began: at the first share, or where a change was found.
     since: EventTime,
     /// When the newest slot began.
     slot: EventTime,
     /// Newest share.
     pub(super) last_share: EventTime,
+    /// Shares that the last decision was based on.
+    based_on: u32,
     /// The session has had an accepted share.
     proven: bool,
-    /// Sums of difficulty per slot, newest first, in units.
-    sums: [u128; SLOTS],
+    /// Newest first.
+    slots: [Slot; SLOTS],
+}
+
+/// What came in a stretch of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Slot {
+    /// Sum of the shares' difficulties, in units.
+    sum: u128,
+    shares: u32,
+}
+
+/// A stretch of time up to now.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    /// Whole slots besides the one still running.
+    whole: usize,
+    /// Nanoseconds.
+    elapsed: u64,
+    total: Slot,
 }
 
 impl Session {
     /// A session first heard of at `time`, working at `difficulty`.
     pub(super) fn new(gateway: u32, difficulty: u64, time: EventTime) -> Self {
         let difficulty = difficulty.max(1);
-        Self { gateway, difficulty, since: time, slot: time, last_share: time, proven: false, sums: [0; SLOTS] }
+        Self {
+            gateway,
+            difficulty,
+            measured: difficulty,
+            issued: difficulty,
+            since: time,
+            slot: time,
+            last_share: time,
+            based_on: 0,
+            proven: false,
+            slots: [Slot::default(); SLOTS],
+        }
     }
 
     /// Counts an accepted share of `difficulty`.
     pub(super) fn add(&mut self, time: EventTime, difficulty: u64) {
         self.roll(time);
-        self.proven = true;
         self.last_share = self.last_share.max(time);
-        self.sums[0] = self.sums[0].saturating_add(u128::from(difficulty));
+        // The clock starts with the first share; what came at a far lower difficulty may have been held up by the link.
+        let much_harder = self.based_on < SETTLED && difficulty / LEAP >= self.issued;
+        self.issued = difficulty.max(1);
+        if !self.proven || much_harder {
+            self.proven = true;
+            self.based_on = 0;
+            self.begin(time);
+            return;
+        }
+        self.slots[0].sum = self.slots[0].sum.saturating_add(u128::from(difficulty));
+        self.slots[0].shares = self.slots[0].shares.saturating_add(1);
     }
 
-    /// Begins again at a new difficulty.
-    pub(super) fn restart(&mut self, difficulty: u64, time: EventTime) {
-        self.difficulty = difficulty;
+    /// Begins the windows anew.
+    fn begin(&mut self, time: EventTime) {
         self.since = time;
         self.slot = time;
-        self.sums = [0; SLOTS];
+        self.slots = [Slot::default(); SLOTS];
     }
 
     /// Moves on to the slot that `time` is in.
@@ -65,80 +133,150 @@ impl Session {
             return;
         }
         let shift = usize::try_from(passed).unwrap_or(SLOTS).min(SLOTS);
-        self.sums.rotate_right(shift);
-        self.sums[..shift].fill(0);
+        self.slots.rotate_right(shift);
+        self.slots[..shift].fill(Slot::default());
         self.slot = EventTime::from_nanos(self.slot.nanos() + passed * SLOT);
     }
 
-    /// The difficulty the windows ask for, if it is another one.
-    pub(super) fn wanted(&mut self, rules: &Rules, time: EventTime) -> Option<u64> {
+    /// Decides on another difficulty, if the windows ask for one.
+    pub(super) fn decide(&mut self, rules: &Rules, time: EventTime) -> Option<u64> {
         self.roll(time);
-        let unproven = !self.proven && expected_milli(rules, time.nanos_since(self.since)) >= 2_000;
-        let measured = if unproven { Some(u128::from(self.difficulty / 16)) } else { self.measured(rules, time) };
-        let measured = u64::try_from(measured?).unwrap_or(u64::MAX).max(1);
-        let allowed = Difficulty::from_units(measured)?.floor_to_allowed().clamp(rules.min, rules.max).units();
-        (allowed != self.difficulty).then_some(allowed)
+        if !self.proven {
+            let silent = expected_milli(rules, time.nanos_since(self.since)) >= 2_000;
+            let lower = silent.then(|| self.measured / 16)?;
+            self.begin(time);
+            return self.move_to(lower, rules);
+        }
+        let all = self.window(SLOTS - 1, time);
+        let settling = self.based_on < SETTLED && all.total.shares >= FIRST.max(self.based_on.saturating_mul(BETTER));
+        let window = if settling { all } else { self.changed(rules, time)? };
+        let estimate = self.estimate(&window, rules);
+        self.based_on = window.total.shares;
+        match window.total.shares {
+            // The silence has had its answer: another one must be as long.
+            0 => self.begin(time),
+            _ => self.forget_before(&window, time),
+        }
+        self.move_to(estimate, rules)
     }
 
-    /// The difficulty at which the share rate would be the wanted one, where the difference is no chance.
-    fn measured(&self, rules: &Rules, time: EventTime) -> Option<u128> {
-        let running = time.nanos_since(self.slot);
-        WINDOWS.iter().find_map(|slots| {
-            let whole = (*slots as u64).saturating_mul(SLOT).min(self.slot.nanos_since(self.since));
-            let elapsed = whole + running;
-            let sum: u128 = self.sums[..=*slots].iter().fold(0, |sum, slot| sum.saturating_add(*slot));
-            // Shares at the difficulty decided last, and how many there should be, in thousandths.
-            let shares = sum.saturating_mul(1000) / u128::from(self.difficulty);
-            let expected = expected_milli(rules, elapsed);
-            let difference = shares.abs_diff(expected);
-            let by_chance = difference.saturating_mul(difference) <= 11_000 * expected.max(1_000);
-            let slight = difference * 4 <= expected;
-            let few = shares < 6_000 && expected < 6_000;
-            if by_chance || slight || few {
-                return None;
-            }
-            // No share at all: as if one were just about to come.
-            let sum = sum.max(u128::from(self.difficulty));
-            Some(sum.saturating_mul(1000) / expected.max(1))
-        })
+    /// The shortest window that is off by more than chance explains.
+    fn changed(&self, rules: &Rules, time: EventTime) -> Option<Window> {
+        let lived = time.nanos_since(self.since);
+        let windows = WINDOWS.into_iter().map(|whole| self.window(whole, time));
+        windows.filter(|window| window.elapsed >= SLOT.min(lived)).find(|window| self.is_off(window, rules))
+    }
+
+    /// Compares the shares of a window, counted at the difficulty they came at, with how many there should be.
+    fn is_off(&self, window: &Window, rules: &Rules) -> bool {
+        let each = match window.total.shares {
+            0 => u128::from(self.difficulty),
+            shares => (window.total.sum / u128::from(shares)).max(1),
+        };
+        // In thousandths of a share.
+        let came = u128::from(window.total.shares) * 1_000;
+        let expected = expected_milli(rules, window.elapsed).saturating_mul(u128::from(self.measured)) / each;
+        let difference = came.abs_diff(expected);
+        let (enough, chance) = if came > expected {
+            (came >= u128::from(FIRST) * 1_000, CHANCE_ABOVE)
+        } else {
+            (expected >= CHANCE_BELOW * 1_000, CHANCE_BELOW)
+        };
+        let by_chance = difference.saturating_mul(difference) <= (chance * 1_000).saturating_mul(expected);
+        enough && !by_chance && difference.saturating_mul(4) > expected
+    }
+
+    /// The difficulty at which the share rate of a window would be the wanted one.
+    fn estimate(&self, window: &Window, rules: &Rules) -> u64 {
+        // No share at all: as if one were just about to come.
+        let sum = window.total.sum.max(u128::from(self.difficulty));
+        let measured = sum.saturating_mul(1_000) / expected_milli(rules, window.elapsed).max(1);
+        let measured = u64::try_from(measured).unwrap_or(u64::MAX);
+        if window.elapsed < HASTY { measured.min(self.measured.saturating_mul(LEAP)) } else { measured }
+    }
+
+    /// Takes on the nearest difficulty that may be given out, if it is another one.
+    fn move_to(&mut self, measured: u64, rules: &Rules) -> Option<u64> {
+        self.measured = measured.max(1);
+        let one = Difficulty::ONE.units();
+        // To the nearest whole number, below 1 to the nearest power of two: 1448 / 1024 is its square root.
+        let nearest = if measured >= one {
+            measured.saturating_add(one / 2)
+        } else {
+            u64::try_from(u128::from(measured) * 1_448 / 1_024).unwrap_or(u64::MAX)
+        };
+        let allowed = Difficulty::from_units(nearest.max(1))?.floor_to_allowed().clamp(rules.min, rules.max).units();
+        (std::mem::replace(&mut self.difficulty, allowed) != allowed).then_some(allowed)
+    }
+
+    /// The last `whole` slots and the running one, as far as the session is known.
+    fn window(&self, whole: usize, time: EventTime) -> Window {
+        let known = (whole as u64).saturating_mul(SLOT).min(self.slot.nanos_since(self.since));
+        let total = self.slots[..=whole].iter().fold(Slot::default(), |total, slot| Slot {
+            sum: total.sum.saturating_add(slot.sum),
+            shares: total.shares.saturating_add(slot.shares),
+        });
+        Window { whole, elapsed: known + time.nanos_since(self.slot), total }
+    }
+
+    /// Forgets what came before a window.
+    fn forget_before(&mut self, window: &Window, time: EventTime) {
+        self.since = EventTime::from_nanos(time.nanos().saturating_sub(window.elapsed));
+        self.slots[window.whole + 1..].fill(Slot::default());
     }
 
     pub(super) fn to_bytes(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         bytes[..4].copy_from_slice(&self.gateway.to_be_bytes());
-        let times = [self.difficulty, self.since.nanos(), self.slot.nanos(), self.last_share.nanos()];
-        for (to, value) in bytes[4..36].chunks_mut(8).zip(times) {
+        let words = [
+            self.difficulty,
+            self.measured,
+            self.issued,
+            self.since.nanos(),
+            self.slot.nanos(),
+            self.last_share.nanos(),
+        ];
+        for (to, value) in bytes[4..52].chunks_mut(8).zip(words) {
             to.copy_from_slice(&value.to_be_bytes());
         }
-        bytes[36] = u8::from(self.proven);
-        for (to, sum) in bytes[37..].chunks_mut(16).zip(self.sums) {
-            to.copy_from_slice(&sum.to_be_bytes());
+        bytes[52..56].copy_from_slice(&self.based_on.to_be_bytes());
+        bytes[56] = u8::from(self.proven);
+        for (to, slot) in bytes[HEAD..].chunks_mut(SLOT_SIZE).zip(self.slots) {
+            to[..16].copy_from_slice(&slot.sum.to_be_bytes());
+            to[16..].copy_from_slice(&slot.shares.to_be_bytes());
         }
         bytes
     }
 
     pub(super) fn read(row: &[u8]) -> Result<Self, OperatorError> {
         let bytes: &[u8; SIZE] = row.try_into().map_err(|_| damaged(row))?;
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_be_bytes(word)
-        };
-        let mut sums = [0; SLOTS];
-        for (number, sum) in sums.iter_mut().enumerate() {
-            let at = 37 + 16 * number;
-            *sum = (u128::from(word(at)) << 64) | u128::from(word(at + 8));
+        let mut slots = [Slot::default(); SLOTS];
+        for (number, slot) in slots.iter_mut().enumerate() {
+            let at = HEAD + SLOT_SIZE * number;
+            *slot =
+                Slot { sum: u128::from_be_bytes(part(bytes, at)), shares: u32::from_be_bytes(part(bytes, at + 16)) };
         }
+        let word = |at: usize| u64::from_be_bytes(part(bytes, at));
         Ok(Self {
-            gateway: u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            gateway: u32::from_be_bytes(part(bytes, 0)),
             difficulty: word(4).max(1),
-            since: EventTime::from_nanos(word(12)),
-            slot: EventTime::from_nanos(word(20)),
-            last_share: EventTime::from_nanos(word(28)),
-            proven: bytes[36] != 0,
-            sums,
+            measured: word(12).max(1),
+            issued: word(20).max(1),
+            since: EventTime::from_nanos(word(28)),
+            slot: EventTime::from_nanos(word(36)),
+            last_share: EventTime::from_nanos(word(44)),
+            based_on: u32::from_be_bytes(part(bytes, 52)),
+            proven: bytes[56] != 0,
+            slots,
         })
     }
+}
+
+/// The `N` bytes of a row from `at` on.
+fn part<const N: usize>(row: &[u8; SIZE], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&row[at..at + N]);
+    part
 }
 
 /// Thousandths of a share expected in `elapsed` nanoseconds at the wanted rate.

@@ -9,9 +9,15 @@ use sluice_proto::v1::{Envelope, Submission, Verdict};
 use sluice_proto::{Body, Offset, RecordKind};
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
+    StateTable,
 };
 
+use crate::codec::read_u64;
 use crate::tables::job_table::JobTableState;
+
+/// One row: the newest job clock (8 bytes).
+const CLOCK: usize = 0;
+const NEWEST: &[u8] = b"newest";
 
 /// What the topology knows of it.
 pub static KIND: Kind = Kind {
@@ -31,28 +37,35 @@ pub static KIND: Kind = Kind {
     }],
     lookups: &["job_table"],
     settings: &[],
-    state: &[],
+    state: &[StateTable { name: "clock", group_prefix: None }],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };
 
 fn build(_: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
-    Ok(Box::new(Verify))
+    Ok(Box::new(Verify { clock: None }))
 }
 
-/// The operator: it has no state of its own, all it needs is in the table of jobs.
-struct Verify;
+/// The operator: all it needs is in the table of jobs, as far as the newest job clock says.
+struct Verify {
+    /// The row in the state, once read.
+    clock: Option<u64>,
+}
 
 impl Operator for Verify {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         let time = input.record.event_time();
         match &input.record.body {
             Some(Body::Submission(submission)) => {
-                let jobs = &cx.lookup::<JobTableState>("job_table")?.jobs;
-                let verdict = verdict(submission, jobs, &jobs.judge(submission, time), input);
+                let clock = self.advance(submission.job_clock, cx)?;
+                let jobs = cx.lookup::<JobTableState>("job_table")?;
+                let verdict =
+                    jobs.as_of(clock, |jobs| verdict(submission, jobs, &jobs.judge(submission, time), input))?;
                 cx.emit("out", Key::session(submission.session), time, Body::Verdict(verdict));
             }
             Some(Body::Tick(tick)) => {
+                let clock = self.advance(tick.job_clock, cx)?;
+                cx.lookup::<JobTableState>("job_table")?.as_of(clock, |_| ())?;
                 cx.emit("out", Key::Partition(input.source.partition), time, Body::Tick(*tick));
             }
             other => return Err(crate::unexpected("verify", input, other.as_ref())),
@@ -67,6 +80,23 @@ impl Operator for Verify {
             _ => return None,
         };
         Some(("job_table", Offset::new(clock)))
+    }
+}
+
+impl Verify {
+    /// The newest job clock there was, with this one. It is kept, so that after a restart the table has forgotten what it
+    /// had forgotten before (invariant S2).
+    fn advance(&mut self, clock: u64, cx: &mut Context<'_>) -> Result<Offset, OperatorError> {
+        let known = match self.clock {
+            Some(known) => known,
+            None => read_u64(cx.state.get(CLOCK, NEWEST)?.as_deref())?,
+        };
+        let newest = known.max(clock);
+        if newest > known {
+            cx.state.put(CLOCK, NEWEST, &newest.to_be_bytes())?;
+        }
+        self.clock = Some(newest);
+        Ok(Offset::new(newest))
     }
 }
 
