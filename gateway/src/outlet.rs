@@ -14,7 +14,7 @@ use crate::status::REASONS;
 
 /// Appends of one partition under way at once. While there are so many, shares are collected for the next: under load
 /// appends become larger instead of more.
-const MAX_APPENDS: usize = 4;
+const MAX_APPENDS: usize = 2;
 
 /// Shares that are appended together, and the answers to them.
 pub(crate) struct Batch {

@@ -1,0 +1,11 @@
+//! The gateway over real sockets and real logs: what miners see, and what the topics hold afterwards.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod jobs;
+mod limits;
+mod logs;
+mod pool;
+mod replay;
+mod restart;
+mod shares;
