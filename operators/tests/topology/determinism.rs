@@ -1,0 +1,54 @@
+//! S2 for every registered operator: being in `KINDS` is what brings one here.
+
+use sluice_operators::KINDS;
+
+use crate::harness::{Disturbance, Outcome, Place, run};
+use crate::scenarios;
+
+/// Runs every kind with `seed`: undisturbed twice, then in every other way; all end the same.
+async fn every_kind(seed: u64, place: Place) {
+    for kind in KINDS {
+        let scenario = || {
+            scenarios::of(kind.name, seed).unwrap_or_else(|| {
+                panic!("operator {} has no scenario in tests/topology/scenarios.rs: give it one", kind.name)
+            })
+        };
+        let first = run(kind, scenario(), Disturbance::None, seed, place).await;
+        assert_tells_something(kind.name, &first);
+        let mut disturbances = vec![Disturbance::None, Disturbance::Restarts, Disturbance::Crashes];
+        if scenario().backlog {
+            disturbances.push(Disturbance::Backlog);
+        }
+        for disturbance in disturbances {
+            let again = run(kind, scenario(), disturbance, seed, place).await;
+            assert_eq!(again, first, "{} with seed {seed} and {disturbance:?}", kind.name);
+        }
+    }
+}
+
+/// A scenario in which nothing happens would show nothing.
+fn assert_tells_something(kind: &str, outcome: &Outcome) {
+    let records: usize = outcome.outputs.iter().map(|(_, records)| records.len()).sum();
+    assert!(outcome.outputs.is_empty() || records > 3, "{kind} wrote {records} records");
+    let zero = "0".repeat(32);
+    let filled = outcome.digests.iter().filter(|(_, digest)| *digest != zero).count();
+    assert!(outcome.digests.is_empty() || filled > 0, "{kind} kept nothing: {:?}", outcome.digests);
+    assert!(records > 0 || filled > 0, "{kind} did nothing");
+}
+
+#[tokio::test]
+async fn s2_every_operator_gives_the_same_whatever_happens_to_its_task() {
+    for seed in 0..6 {
+        every_kind(seed, Place::Memory).await;
+    }
+}
+
+#[tokio::test]
+async fn s2_every_operator_gives_the_same_on_the_durable_log() {
+    every_kind(100, Place::Disk).await;
+}
+
+#[test]
+fn an_operator_without_a_scenario_is_noticed() {
+    assert!(scenarios::of("no such operator", 1).is_none());
+}
