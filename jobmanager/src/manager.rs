@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,10 +19,13 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::chunks::Sent;
-use crate::node::{NodeConfig, NodeError};
+use crate::node::{HeaderInfo, NodeConfig, NodeError};
 use crate::source::Sources;
 use crate::status::{NodeState, NodeStatus, Status};
 use crate::zmq::Listener;
+
+/// How long a stop waits for a call to a node that is in progress.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Settings of the jobmanager.
 #[derive(Clone, Debug)]
@@ -83,14 +87,17 @@ pub enum JobManagerError {
 /// A running jobmanager. Dropping it stops it.
 pub struct JobManager {
     notices: Sender<Notice>,
-    thread: Option<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+    /// The thread, and what hears of its end.
+    thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
     status: Arc<Mutex<Status>>,
     failure: watch::Receiver<Option<String>>,
-    listeners: Vec<(String, Listener)>,
+    listeners: Mutex<Vec<(String, Listener)>>,
 }
 
 enum Notice {
-    Tip([u8; 32]),
+    /// The node with this number has this tip.
+    Tip(usize, [u8; 32]),
     Stop,
 }
 
@@ -100,14 +107,14 @@ impl JobManager {
     /// # Errors
     /// If settings cannot be used or the log cannot be read.
     pub async fn start(config: JobManagerConfig, io: JobManagerIo) -> Result<Self, JobManagerError> {
-        let last_job = last_job(&io).await?;
+        let last_job = last_job(&io).await?.unwrap_or_default();
         let (notices, heard) = channel();
         let mut listeners = Vec::new();
-        for node in &config.nodes {
+        for (number, node) in config.nodes.iter().enumerate() {
             if let Some(endpoint) = &node.zmq {
                 let notices = notices.clone();
                 let notice = move |hash| {
-                    if notices.send(Notice::Tip(hash)).is_err() {
+                    if notices.send(Notice::Tip(number, hash)).is_err() {
                         tracing::debug!("a tip notice after the stop");
                     }
                 };
@@ -119,21 +126,27 @@ impl JobManager {
         let status = Status { nodes, height: 0, nbits: 0, jobs: 0, last_job: None, tips: 0 };
         let status = Arc::new(Mutex::new(status));
         let (failed, failure) = watch::channel(None);
-        let mut worker = Worker::new(config, &io, last_job, status.clone(), Handle::current())?;
+        let stopping = Arc::new(AtomicBool::new(false));
+        let mut worker = Worker::new(config, &io, last_job, status.clone(), stopping.clone())?;
+        let (running, ended) = channel();
         let thread = std::thread::Builder::new().name("jobmanager".into()).spawn(move || {
+            // Dropped at the end, which is how a stop hears of it.
+            let _running: Sender<()> = running;
             if let Err(error) = worker.run(&heard) {
                 tracing::error!(%error, "the jobmanager stopped");
                 failed.send_replace(Some(error.to_string()));
             }
         })?;
-        Ok(Self { notices, thread: Some(thread), status, failure, listeners })
+        let thread = Mutex::new(Some((thread, ended)));
+        Ok(Self { notices, stopping, thread, status, failure, listeners: Mutex::new(listeners) })
     }
 
     /// What it does.
     pub fn status(&self) -> Status {
         let mut status = self.status.lock().clone();
+        let all = self.listeners.lock();
         for node in &mut status.nodes {
-            let listeners = self.listeners.iter().filter(|(name, _)| *name == node.name);
+            let listeners = all.iter().filter(|(name, _)| *name == node.name);
             node.notices = listeners.map(|(_, listener)| listener.notices()).sum();
         }
         status
@@ -153,17 +166,18 @@ impl JobManager {
         }
     }
 
-    /// Stops it; waits for a call in progress.
-    pub fn stop(mut self) {
-        self.halt();
-    }
-
-    fn halt(&mut self) {
-        self.listeners.clear();
+    /// Stops it: no job is written any more. Waits a moment for a call to a node that is in progress.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
         let stopped = self.notices.send(Notice::Stop);
-        if let Some(thread) = self.thread.take()
-            && (thread.join().is_err() || stopped.is_err())
-        {
+        let mut listeners = self.listeners.lock();
+        listeners.iter().for_each(|(_, listener)| listener.halt());
+        listeners.clear();
+        drop(listeners);
+        let Some((thread, ended)) = self.thread.lock().take() else { return };
+        if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("a node does not answer: the jobmanager ends without its answer");
+        } else if thread.join().is_err() || stopped.is_err() {
             tracing::debug!("the jobmanager had stopped before");
         }
     }
@@ -171,23 +185,52 @@ impl JobManager {
 
 impl Drop for JobManager {
     fn drop(&mut self) {
-        self.halt();
+        self.stop();
     }
 }
 
-/// Id of the last job in the topic; 0 if there is none.
-async fn last_job(io: &JobManagerIo) -> Result<u64, JobManagerError> {
+/// The last job that was written, as far as the next one depends on it.
+#[derive(Default)]
+struct LastJob {
+    /// Its id; 0 if there is none.
+    id: u64,
+    /// The tip it builds on.
+    tip: Option<[u8; 32]>,
+}
+
+/// The last job in the topic; `None` if there is none.
+async fn last_job(io: &JobManagerIo) -> Result<Option<LastJob>, JobManagerError> {
     let partition = Partition::new(io.jobs.as_str(), 0);
     let bounds = io.log.bounds(&partition).await?;
-    let Some(last) = bounds.next.get().checked_sub(1) else { return Ok(0) };
-    let records = io.log.read(&partition, Offset::new(last), 1 << 20, Duration::ZERO).await?;
-    let Some(record) = records.into_iter().next_back() else { return Ok(0) };
-    match sluice_proto::decode(record.value) {
-        Ok(envelope) => Ok(match envelope.body {
-            Some(Body::Job(job)) => job.job_id,
-            _ => 0,
-        }),
-        Err(error) => Err(JobManagerError::LastJob(partition, error.to_string())),
+    let (start, end) = (bounds.start.get(), bounds.next.get());
+    // Offsets may have holes: where there is no job at the end, it is looked for further and further back.
+    let mut span = 1;
+    loop {
+        let from = end.saturating_sub(span).max(start);
+        if let Some(last) = last_job_from(io, &partition, from).await? {
+            return Ok(Some(last));
+        }
+        if from == start {
+            return Ok(None);
+        }
+        span *= 16;
+    }
+}
+
+/// The last job from an offset on.
+async fn last_job_from(io: &JobManagerIo, of: &Partition, from: u64) -> Result<Option<LastJob>, JobManagerError> {
+    let (mut last, mut at) = (None, Offset::new(from));
+    loop {
+        let records = io.log.read(of, at, 1 << 20, Duration::ZERO).await?;
+        let Some(end) = records.last() else { return Ok(last) };
+        at = Offset::new(end.offset.get() + 1);
+        for record in records {
+            let envelope = sluice_proto::decode(record.value)
+                .map_err(|error| JobManagerError::LastJob(of.clone(), error.to_string()))?;
+            if let Some(Body::Job(job)) = envelope.body {
+                last = Some(LastJob { id: job.job_id, tip: job.prev_hash.as_ref().try_into().ok() });
+            }
+        }
     }
 }
 
@@ -197,10 +240,11 @@ struct Worker {
     jobs: Producer,
     templates: Producer,
     status: Arc<Mutex<Status>>,
+    stopping: Arc<AtomicBool>,
     sent: Sent,
-    /// The template of the last job.
+    /// The template of the last job of this start.
     template: Option<Template>,
-    last_job: u64,
+    last_job: LastJob,
     runtime: Handle,
     /// Random per start: no two sources, and no two starts, give out the same work.
     salt: u32,
@@ -211,9 +255,9 @@ impl Worker {
     fn new(
         config: JobManagerConfig,
         io: &JobManagerIo,
-        last_job: u64,
+        last_job: LastJob,
         status: Arc<Mutex<Status>>,
-        runtime: Handle,
+        stopping: Arc<AtomicBool>,
     ) -> Result<Self, JobManagerError> {
         let producer = |topic: &str| Producer::new(io.log.clone(), topic, 1, &config.name, io.epoch);
         Ok(Self {
@@ -221,10 +265,11 @@ impl Worker {
             jobs: producer(&io.jobs),
             templates: producer(&io.templates),
             status,
+            stopping,
             sent: Sent::default(),
             template: None,
             last_job,
-            runtime,
+            runtime: Handle::current(),
             salt: RandomState::new().build_hasher().finish() as u32,
             count: 0,
             config,
@@ -232,66 +277,71 @@ impl Worker {
     }
 
     fn run(&mut self, notices: &Receiver<Notice>) -> Result<(), JobManagerError> {
-        let mut refreshed = Instant::now();
-        self.refresh()?;
+        self.sources.poll();
+        let mut due = self.next_refresh(Instant::now())?;
+        self.report();
         loop {
             match notices.recv_timeout(self.config.poll) {
                 Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Ok(Notice::Tip(hash)) if self.tip() != Some(hash) => self.new_tip(hash)?,
-                Ok(Notice::Tip(_)) => continue,
-                Err(RecvTimeoutError::Timeout) => match self.sources.tip() {
-                    Some(hash) if self.tip() != Some(hash) => self.new_tip(hash)?,
-                    _ if self.template.is_none() || refreshed.elapsed() >= self.config.refresh => self.refresh()?,
-                    _ => {
-                        self.report();
-                        continue;
+                // Of a second node, or of a tip that a poll has found.
+                Ok(Notice::Tip(_, hash)) if self.last_job.tip == Some(hash) && self.template.is_some() => continue,
+                Ok(Notice::Tip(node, hash)) => {
+                    if let Some(header) = self.sources.follow(node, &hash, self.last_job.tip) {
+                        due = self.new_tip(hash, Some(header))?;
                     }
+                }
+                Err(RecvTimeoutError::Timeout) => match self.sources.poll() {
+                    Some(hash) if self.last_job.tip != Some(hash) => {
+                        let header = self.sources.header(&hash);
+                        due = self.new_tip(hash, header)?;
+                    }
+                    Some(_) if Instant::now() >= due => due = self.next_refresh(due)?,
+                    _ => {}
                 },
             }
-            refreshed = Instant::now();
             self.report();
         }
     }
 
-    fn tip(&self) -> Option<[u8; 32]> {
-        self.template.as_ref().map(|template| template.prev_hash)
-    }
-
-    /// At a new tip: first a job without transactions, where its target is sure, then the full one.
-    fn new_tip(&mut self, hash: [u8; 32]) -> Result<(), JobManagerError> {
-        if let Some(template) = self.empty(hash) {
+    /// At a new tip: first a job without transactions, where its target is sure, then the full one. When the next one
+    /// is due.
+    fn new_tip(&mut self, hash: [u8; 32], header: Option<HeaderInfo>) -> Result<Instant, JobManagerError> {
+        if let Some(template) = header.and_then(|header| self.empty(hash, &header)) {
             self.publish(template)?;
         }
-        self.refresh()
+        self.next_refresh(Instant::now())
     }
 
-    fn empty(&mut self, hash: [u8; 32]) -> Option<Template> {
+    fn empty(&self, hash: [u8; 32], header: &HeaderInfo) -> Option<Template> {
         let current = self.template.as_ref()?;
-        let now = u32::try_from(EventTime::now().secs()).unwrap_or(u32::MAX);
-        let mut empty = current.empty_on(self.config.chain, hash, now)?;
-        let (parent, height) = (current.prev_hash, current.height);
-        let header = self.sources.header(&hash)?;
-        // A tip that does not follow ours (a reorganisation): only the node's template is right.
-        if header.prev_hash != Some(parent) || header.height != height {
+        // A tip that does not follow ours (a reorganisation), or has been followed by another one since its notice:
+        // only the node's template is right.
+        let follows = header.prev_hash == Some(current.prev_hash) && header.height == current.height;
+        if !follows || header.confirmations != 1 {
             return None;
         }
+        let now = u32::try_from(EventTime::now().secs()).unwrap_or(u32::MAX);
+        let mut empty = current.empty_on(self.config.chain, hash, now)?;
         empty.min_time = header.median_time.saturating_add(1);
         empty.cur_time = empty.cur_time.max(empty.min_time);
         Some(empty)
     }
 
-    /// A job of the node's template of the moment.
-    fn refresh(&mut self) -> Result<(), JobManagerError> {
-        match self.sources.template() {
-            Some(template) => self.publish(template),
-            None => Ok(()),
-        }
+    /// A job of the node's template of the moment; when the next one is due, which is at `due` where no node has a
+    /// template.
+    fn next_refresh(&mut self, due: Instant) -> Result<Instant, JobManagerError> {
+        let Some(template) = self.sources.template() else { return Ok(due) };
+        self.publish(template)?;
+        Ok(Instant::now() + self.config.refresh)
     }
 
     fn publish(&mut self, template: Template) -> Result<(), JobManagerError> {
-        let clean = self.tip() != Some(template.prev_hash);
+        if self.stopping.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let clean = self.last_job.tip != Some(template.prev_hash);
         let now = EventTime::now();
-        self.last_job = now.millis().max(self.last_job + 1);
+        self.last_job.id = now.millis().max(self.last_job.id + 1);
         let (template_id, template_clock) = self.send_template(&template, now)?;
         self.count = self.count.wrapping_add(1);
         let mut source_tag = [0; 8];
@@ -301,7 +351,7 @@ impl Worker {
         let job = build_job(
             &template,
             &JobParams {
-                job_id: self.last_job,
+                job_id: self.last_job.id,
                 template_id,
                 template_clock,
                 payout: self.config.payout.clone(),
@@ -325,6 +375,7 @@ impl Worker {
         status.tips += u64::from(clean);
         status.last_job = Some(SystemTime::now());
         drop(status);
+        self.last_job.tip = Some(template.prev_hash);
         self.template = Some(template);
         Ok(())
     }
@@ -337,7 +388,7 @@ impl Worker {
         if let Some(same) = self.sent.same(template) {
             return Ok(same);
         }
-        let template_id = self.last_job;
+        let template_id = self.last_job.id;
         let chunks = self.sent.chunks(template_id, template)?;
         let mut clock = 0;
         for chunk in chunks {

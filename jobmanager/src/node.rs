@@ -67,6 +67,8 @@ pub struct HeaderInfo {
     pub prev_hash: Option<[u8; 32]>,
     /// Blocks from it to the tip, both included; negative if it is not in the best chain.
     pub confirmations: i64,
+    /// Expected hashes of the chain up to it, 32 bytes, most significant first.
+    pub chain_work: [u8; 32],
 }
 
 #[derive(Deserialize)]
@@ -75,6 +77,7 @@ struct RawHeader {
     mediantime: u32,
     previousblockhash: Option<String>,
     confirmations: i64,
+    chainwork: String,
 }
 
 /// One connection to a node.
@@ -156,8 +159,11 @@ impl NodeClient {
             Err(error) => return Err(error),
         };
         let prev_hash = header.previousblockhash.as_deref().map(|text| self.hash(text)).transpose()?;
+        // The same 64 hex digits as a hash, but of a number, so most significant first.
+        let mut chain_work = self.hash(&header.chainwork)?;
+        chain_work.reverse();
         let (height, median_time) = (header.height, header.mediantime);
-        Ok(Some(HeaderInfo { height, median_time, prev_hash, confirmations: header.confirmations }))
+        Ok(Some(HeaderInfo { height, median_time, prev_hash, confirmations: header.confirmations, chain_work }))
     }
 
     /// Where a block stands.

@@ -73,15 +73,33 @@ fn submit_to(node: &NodeClient, hash: &[u8; 32], block: &[u8]) -> NodeResult {
     let answer = node.submit(block);
     let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
     let (reached, accepted, answer) = match answer {
-        Ok(None) => (true, true, "accepted".to_owned()),
-        // The node has the block: "duplicate" if it is valid, the others while that is not decided.
-        Ok(Some(reason)) => (true, reason == "duplicate", reason),
+        Ok(None) => (true, prefer(node, hash), "accepted".to_owned()),
+        Ok(Some(reason)) if reason == "duplicate" => (true, prefer(node, hash), reason),
+        // A rival of the same height came first: the node keeps ours beside it, and may change over to it.
+        Ok(Some(reason)) if reason == "inconclusive" => (true, prefer(node, hash) && is_active(node, hash), reason),
+        Ok(Some(reason)) => (true, false, reason),
         Err(error) => (error.reached(), false, error.to_string()),
     };
-    if accepted && let Err(error) = node.prefer(hash) {
-        tracing::warn!(%error, block = %display_hash(hash), "the node was not asked to prefer our block");
-    }
     let shown = display_hash(hash);
     tracing::info!(node = node.name(), block = %shown, accepted, %answer, micros, "block sent");
     NodeResult { node: node.name().to_owned(), accepted, answer, micros, reached }
+}
+
+/// Asks a node that has a block to prefer it over a rival. It has the block whatever it says to that.
+fn prefer(node: &NodeClient, hash: &[u8; 32]) -> bool {
+    if let Err(error) = node.prefer(hash) {
+        tracing::warn!(%error, block = %display_hash(hash), "the node was not asked to prefer our block");
+    }
+    true
+}
+
+/// Whether a node has a block in its best chain.
+fn is_active(node: &NodeClient, hash: &[u8; 32]) -> bool {
+    match node.header(hash) {
+        Ok(header) => header.is_some_and(|header| header.confirmations > 0),
+        Err(error) => {
+            tracing::warn!(%error, block = %display_hash(hash), "the node did not say whether it prefers our block");
+            false
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long a read waits before it looks whether to stop.
-const WAIT_MS: i32 = 500;
+const WAIT_MS: i32 = 200;
 /// How long to wait before a socket that failed is made anew.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -45,6 +45,11 @@ impl Listener {
         Ok(Self { stop, thread: Some(thread), notices })
     }
 
+    /// Asks the thread to end; dropping waits for it.
+    pub(crate) fn halt(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Notices so far.
     pub(crate) fn notices(&self) -> u64 {
         self.notices.load(Ordering::Relaxed)
@@ -53,7 +58,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.halt();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -1,7 +1,7 @@
 //! A private Bitcoin Core for tests: a real one, in a directory and on ports of its own.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ const WARMING_UP: i64 = -28;
 /// A running node. Dropping it stops it and removes its data.
 pub struct Bitcoind {
     exe: PathBuf,
-    dir: TempDir,
+    dir: Place,
     chain: Chain,
     rpc_port: u16,
     zmq_port: u16,
@@ -34,7 +34,31 @@ pub struct Bitcoind {
     blocks: u64,
 }
 
+/// Where its data are.
+enum Place {
+    /// Removed with the node.
+    Temporary(TempDir),
+    /// Kept.
+    Kept(PathBuf),
+}
+
 impl Bitcoind {
+    /// Whether the machine has Bitcoin Core of its own: in `BITCOIND_EXE` or on the PATH.
+    pub fn is_installed() -> bool {
+        find("bitcoind", "BITCOIND_EXE", true, "").is_ok()
+    }
+
+    /// As [`Self::start`], on the chain in `dir`, which is made if it is not there and stays.
+    ///
+    /// # Errors
+    /// As [`Self::start`], or if the directory cannot be made.
+    pub fn start_in(chain: Chain, dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        // The node takes a relative path for one in its own default directory.
+        let dir = dir.canonicalize().with_context(|| format!("finding {}", dir.display()))?;
+        Self::start_at(chain, Place::Kept(dir))
+    }
+
     /// Starts a node on a chain of its own: regtest, or a private signet that takes blocks without signature (its
     /// difficulty is 0.0011, about 5 million hashes a block). It has no peers and no wallet.
     ///
@@ -43,11 +67,15 @@ impl Bitcoind {
     /// # Errors
     /// If the program is not found (the error says what to do) or does not start.
     pub fn start(chain: Chain) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("sluice-bitcoind-").tempdir().context("a directory for bitcoind")?;
+        Self::start_at(chain, Place::Temporary(dir))
+    }
+
+    fn start_at(chain: Chain, dir: Place) -> Result<Self> {
         if !matches!(chain, Chain::Regtest | Chain::Signet) {
             bail!("a private node runs on regtest or signet, not on {chain}");
         }
         let exe = find("bitcoind", "BITCOIND_EXE", true, "bitcoind/bin/bitcoind")?;
-        let dir = tempfile::Builder::new().prefix("sluice-bitcoind-").tempdir().context("a directory for bitcoind")?;
         let (rpc_port, zmq_port) = (free_port()?, free_port()?);
         let mut node = Self { exe, dir, chain, rpc_port, zmq_port, process: None, blocks: 0 };
         node.launch()?;
@@ -61,7 +89,7 @@ impl Bitcoind {
     pub fn launch(&mut self) -> Result<()> {
         let output = File::create(self.output()).context("the output of bitcoind")?;
         let mut command = Command::new(&self.exe);
-        command.arg(format!("-datadir={}", self.dir.path().display()));
+        command.arg(format!("-datadir={}", self.data().display()));
         match self.chain {
             Chain::Signet => command.args(["-signet", "-signetchallenge=51"]),
             _ => command.arg("-regtest"),
@@ -218,8 +246,15 @@ impl Bitcoind {
         tail(&self.output())
     }
 
+    fn data(&self) -> &Path {
+        match &self.dir {
+            Place::Temporary(dir) => dir.path(),
+            Place::Kept(dir) => dir,
+        }
+    }
+
     fn output(&self) -> PathBuf {
-        self.dir.path().join("output")
+        self.data().join("output")
     }
 }
 
@@ -228,9 +263,13 @@ impl Drop for Bitcoind {
         if std::thread::panicking() {
             eprintln!("bitcoind, {}", self.log());
         }
-        // Its data are removed: there is nothing to be written in order.
-        if let Err(error) = self.kill() {
-            tracing::warn!(%error, "a node of the tests did not stop");
+        let stopped = match self.dir {
+            // Its data are removed: there is nothing to be written in order.
+            Place::Temporary(_) => self.kill(),
+            Place::Kept(_) => self.stop(),
+        };
+        if let Err(error) = stopped {
+            tracing::warn!(%error, "a node of its own did not stop");
         }
     }
 }

@@ -62,7 +62,7 @@ impl Rpc {
 ///
 /// # Errors
 /// If there is no answer or it is no HTTP.
-pub(crate) fn http(verb: &str, address: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, String)> {
+pub fn http(verb: &str, address: &str, path: &str, headers: &str, body: &[u8]) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

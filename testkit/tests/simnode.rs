@@ -143,7 +143,7 @@ fn wrong_blocks_are_refused_with_the_reason_that_bitcoin_core_gives() {
     };
     refused("another height", &height, true, "bad-cb-height");
     refused("no coinbase", &|b| drop(b.txdata.remove(0)), true, "bad-cb-missing");
-    refused("two coinbases", &|b| b.txdata.push(b.txdata[0].clone()), true, "bad-txns-duplicate");
+    refused("two coinbases", &|b| b.txdata.push(b.txdata[0].clone()), true, "bad-cb-multiple");
     refused("an unknown parent", &|b| b.header.prev_blockhash = BlockHash::all_zeros(), true, "prev-blk-not-found");
     refused("too early", &|b| b.header.time = parent.time - 3600, true, "time-too-old");
     refused("too late", &|b| b.header.time = parent.time + 3 * 3600, true, "time-too-new");
