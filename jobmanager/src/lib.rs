@@ -14,6 +14,7 @@ mod node;
 mod nodes;
 mod source;
 mod status;
+mod transport;
 mod zmq;
 
 pub use manager::{JobManager, JobManagerConfig, JobManagerError, JobManagerIo};

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use bitcoincore_rpc::jsonrpc::http::simple_http::SimpleHttpTransport;
 use bitcoincore_rpc::{Client, RpcApi, jsonrpc};
 use serde::Deserialize;
 use serde_json::json;
@@ -11,6 +10,8 @@ use serde_json::value::RawValue;
 use sluice_mining::Chain;
 use sluice_mining::node::ChainStatus;
 use sluice_mining::wire::{display_hash, parse_display_hash};
+
+use crate::transport::Http;
 
 /// How to reach a node.
 #[derive(Clone)]
@@ -94,12 +95,8 @@ impl NodeClient {
     pub fn new(config: &NodeConfig, timeout: Duration) -> Result<Self, NodeError> {
         let wrong = |what: String| NodeError::Config(config.name.clone(), what);
         let (user, password) = config.auth.split_once(':').ok_or_else(|| wrong("auth must be USER:PASSWORD".into()))?;
-        let transport = SimpleHttpTransport::builder()
-            .url(&config.rpc)
-            .map_err(|error| wrong(format!("rpc {}: {error}", config.rpc)))?
-            .auth(user, Some(password))
-            .timeout(timeout)
-            .build();
+        let transport = Http::new(&config.rpc, user, password, timeout)
+            .map_err(|error| wrong(format!("rpc {}: {error}", shown_url(&config.rpc))))?;
         let client = Client::from_jsonrpc(jsonrpc::Client::with_transport(transport));
         Ok(Self { name: config.name.clone(), client })
     }
@@ -200,4 +197,9 @@ impl NodeClient {
     pub fn prefer(&self, hash: &[u8; 32]) -> Result<(), NodeError> {
         self.call::<serde_json::Value>("preciousblock", &[json!(display_hash(hash))]).map(|_| ())
     }
+}
+
+/// A URL without the credentials that someone may have put in it.
+fn shown_url(url: &str) -> &str {
+    url.rsplit('@').next().unwrap_or(url)
 }

@@ -9,7 +9,8 @@ use sluice_mining::{Chain as Network, Target};
 use super::chain::{Chain, Entry, Fate};
 use super::faults::Refusal;
 use super::http::Answer;
-use super::{Origin, Shared, State, template, unix_time, validate};
+use super::state::{Shared, State, unix_time};
+use super::{Origin, template, validate};
 
 /// How long `getblocktemplate` waits for more transactions where nothing else changes, as in Bitcoin Core.
 const LONGPOLL: Duration = Duration::from_secs(60);
