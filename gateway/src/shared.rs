@@ -133,3 +133,37 @@ impl Drop for FailOnPanic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_log::{MemoryLog, SharedLog};
+    use sluice_mining::Chain;
+    use sluice_proto::Epoch;
+
+    fn shared() -> Arc<Shared> {
+        let log: SharedLog = MemoryLog::new();
+        let producer = |topic| Producer::new(log.clone(), topic, 1, "stratumd", Epoch::new(1));
+        let identities = Identities::new(0, Epoch::new(1), 1, 1);
+        let config = GatewayConfig::new("stratumd", Chain::Regtest);
+        Arc::new(Shared::new(config, identities, producer("shares"), producer("candidates"), 1))
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_task_fails_the_gateway_and_its_end_does_not() {
+        let shared = shared();
+        tokio::spawn(Arc::clone(&shared).guarded(async {})).await.unwrap();
+        assert_eq!(shared.status().failure, None);
+        assert!(tokio::spawn(Arc::clone(&shared).guarded(async { panic!("a bug") })).await.is_err());
+        assert!(shared.failed().await.contains("by a bug"));
+    }
+
+    #[tokio::test]
+    async fn the_first_cause_stays() {
+        let shared = shared();
+        shared.fail("the first".into());
+        shared.fail("another".into());
+        assert_eq!(shared.failed().await, "the first");
+        assert_eq!(shared.status().failure.as_deref(), Some("the first"));
+    }
+}

@@ -33,6 +33,9 @@ const READ: usize = 64 << 10;
 /// Unanswered shares of the worker beyond which it reads from nobody.
 const MAX_OUTSTANDING: usize = 1 << 16;
 
+/// How far the system's clock may go back before it is worth a warning, nanoseconds.
+const CLOCK_SLACK: u64 = 1_000_000_000;
+
 /// An append to the block lane under way.
 pub(super) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
 
@@ -284,6 +287,13 @@ impl Core {
 
     /// Appends what was received before now, and then the time, to each partition.
     pub(super) fn tick(&mut self) {
+        let behind = self.stamp.nanos_since(EventTime::now());
+        if behind > CLOCK_SLACK {
+            tracing::warn!(
+                seconds = behind / 1_000_000_000,
+                "the system's clock went back; shares keep the last stamp"
+            );
+        }
         let now = self.now();
         let tick = Tick { gateway: u32::from(self.shared.config.id), job_clock: self.judge.clock().get() };
         for outlet in &mut self.outlets {
