@@ -1,1 +1,33 @@
-fn main(){}
+//! The `sluice` program: commands only. What they do lives in the crates of this workspace.
+
+mod cli;
+mod commands;
+mod logging;
+mod pool;
+mod registry;
+mod topology_file;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Run(args) => commands::run::run(args, &cli.common),
+        Command::Check(args) => commands::check::run(args, &cli.common),
+        Command::Graph(args) => commands::graph::run(args, &cli.common),
+        Command::Kinds(args) => commands::kinds::run(args),
+        Command::Tap(args) => commands::tap::run(args, &cli.common),
+        Command::Demo(args) => commands::demo::run(args, &cli.common),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sluice: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -136,7 +136,7 @@ pub(crate) fn format_duration(duration: Duration) -> String {
         return format!("{}ms", duration.as_millis());
     }
     for (each, unit) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
-        if seconds > 0 && seconds % each == 0 {
+        if seconds > 0 && seconds.is_multiple_of(each) {
             return format!("{}{unit}", seconds / each);
         }
     }

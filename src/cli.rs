@@ -1,0 +1,235 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sluice_topology::Override;
+
+/// Examples under `sluice --help`.
+const EXAMPLES: &str = "\
+Examples:
+  sluice demo                              a whole pool on this machine, with a simulated node and miners
+  sluice check -f topology.yaml            all mistakes of a topology file at once
+  sluice run                               the pool of ./topology.yaml
+  sluice run --only stratumd,jobmanager    some of its operators and services in this process
+  sluice run --set ledger.scheme=solo      with a setting that replaces the file's
+  sluice graph --format svg > pool.svg     a picture of it
+  sluice tap block.outcomes --json         the records of a topic, also of a running pool
+
+Every setting of the file can be given by --set PATH=VALUE or by an environment variable: SLUICE__LEDGER__SCHEME=solo
+is ledger.scheme. The file may refer to variables as ${NAME}; secrets come from variables or files only.";
+
+/// A Bitcoin mining pool built as a stream-processing topology.
+#[derive(Parser)]
+#[command(name = "sluice", version, about, after_help = EXAMPLES, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct Common {
+    /// How log lines are written, to stderr.
+    #[arg(long, global = true, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: a level (error, warn, info, debug, trace), or levels by module such as `info,sluice_log=debug`.
+    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the pool of a topology file, or a part of it.
+    Run(RunArgs),
+    /// Check a topology file without touching anything, and report all mistakes at once.
+    Check(CheckArgs),
+    /// Draw a topology.
+    Graph(GraphArgs),
+    /// List the kinds of operators, services and tables; with --reference their ports and settings, as Markdown.
+    Kinds(KindsArgs),
+    /// Show the records of a topic, also while the pool runs.
+    Tap(TapArgs),
+    /// Run a whole pool on this machine, with a node and miners of its own, and watch it find blocks.
+    Demo(DemoArgs),
+}
+
+/// Which topology file, and what replaces its settings.
+#[derive(Args, Clone)]
+pub(crate) struct FileArgs {
+    /// The topology file.
+    #[arg(short, long, env = "SLUICE_TOPOLOGY", default_value = "topology.yaml", value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// A setting that replaces the file's, such as `ledger.fee_bps=100`; may be given several times.
+    #[arg(long = "set", value_name = "PATH=VALUE", value_parser = parse_override)]
+    pub(crate) set: Vec<Override>,
+}
+
+/// `sluice run`.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sluice run
+  sluice run -f pool.yaml --only jobmanager,stratumd
+  BITCOIN_RPC_AUTH=pool:secret sluice run --set bitcoin.network=signet --log-format json
+
+SIGINT and SIGTERM stop it: what is in flight is answered, state is committed, and it exits within 5 seconds with code
+0. A task that fails stops the process with code 1 and the cause; let a supervisor start it again.")]
+pub(crate) struct RunArgs {
+    /// The topology.
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Run only these operators and services (and the operators fused with them).
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+}
+
+/// `sluice check`.
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The topology.
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Two plain lines for each mistake (FILE:LINE:COLUMN: ...), as editors read them.
+    #[arg(long)]
+    pub(crate) plain: bool,
+    /// Variables that secrets come from need not be set.
+    #[arg(long)]
+    pub(crate) without_secrets: bool,
+}
+
+/// `sluice graph`.
+#[derive(Args)]
+pub(crate) struct GraphArgs {
+    /// The topology.
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// mermaid, dot or svg.
+    #[arg(long, default_value = "mermaid", value_name = "FORMAT")]
+    pub(crate) format: String,
+}
+
+/// `sluice kinds`.
+#[derive(Args)]
+pub(crate) struct KindsArgs {
+    /// Everything about the topology file, as Markdown.
+    #[arg(long)]
+    pub(crate) reference: bool,
+}
+
+/// `sluice tap`.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sluice tap share.tallies                       what is there, then what comes
+  sluice tap block.outcomes --from 0 --stop      everything, and no more
+  sluice tap mining.jobs --from latest --json
+  sluice tap share.submissions --partition 2 --from 1000 --count 10")]
+pub(crate) struct TapArgs {
+    /// The topic.
+    pub(crate) topic: String,
+    /// The topology.
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Where to begin: `earliest`, `latest`, or an offset.
+    #[arg(long, default_value = "earliest", value_parser = parse_from)]
+    pub(crate) from: From,
+    /// This partition only.
+    #[arg(long)]
+    pub(crate) partition: Option<u32>,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after this many records.
+    #[arg(long, value_name = "N")]
+    pub(crate) count: Option<u64>,
+    /// End when there is nothing more, instead of waiting for it.
+    #[arg(long)]
+    pub(crate) stop: bool,
+}
+
+/// Where `sluice tap` begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// The oldest record.
+    Earliest,
+    /// The next record.
+    Latest,
+    /// The record at an offset.
+    Offset(u64),
+}
+
+/// `sluice demo`.
+#[derive(Args)]
+#[command(after_help = "\
+The demo keeps its chain, log, state and ledger in --dir: stopped and started again it goes on with the same balances.
+Where Bitcoin Core is found (BITCOIND_EXE, or bitcoind on the PATH) it runs a private signet on it, else a simulated
+node.")]
+pub(crate) struct DemoArgs {
+    /// Where it keeps everything.
+    #[arg(long, env = "SLUICE_DEMO_DIR", default_value = "./data/demo", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Use the simulated node even where Bitcoin Core is found.
+    #[arg(long)]
+    pub(crate) simulated: bool,
+    /// Where the API is served.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub(crate) http: String,
+    /// Where miners connect; you may add your own.
+    #[arg(long, default_value = "127.0.0.1:3333", value_name = "HOST:PORT")]
+    pub(crate) stratum: String,
+    /// Stop after this many seconds.
+    #[arg(long, value_name = "N")]
+    pub(crate) seconds: Option<u64>,
+    /// Plain lines instead of a live view; so it is too where the output is no terminal.
+    #[arg(long)]
+    pub(crate) plain: bool,
+}
+
+fn parse_override(text: &str) -> Result<Override, String> {
+    match text.split_once('=') {
+        Some((path, value)) if !path.is_empty() => Ok(Override { path: path.to_owned(), value: value.to_owned() }),
+        _ => Err(format!("`{text}` is not PATH=VALUE, such as ledger.scheme=solo")),
+    }
+}
+
+fn parse_from(text: &str) -> Result<From, String> {
+    match text {
+        "earliest" => Ok(From::Earliest),
+        "latest" => Ok(From::Latest),
+        _ => text.parse().map(From::Offset).map_err(|_| format!("`{text}` is not `earliest`, `latest` or an offset")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn overrides_and_places_are_read() {
+        let set = parse_override("ledger.url=sqlite:a=b").map(|set| (set.path, set.value));
+        assert_eq!(set, Ok(("ledger.url".to_owned(), "sqlite:a=b".to_owned())));
+        assert!(parse_override("ledger").is_err());
+        assert_eq!(parse_from("7"), Ok(From::Offset(7)));
+        assert!(parse_from("-1").is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! One module a command.
+
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod graph;
+pub(crate) mod kinds;
+pub(crate) mod run;
+pub(crate) mod tap;

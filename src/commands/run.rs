@@ -1,0 +1,74 @@
+//! `sluice run`: the pool of a topology file, until a signal or a failure.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use crate::cli::{Common, RunArgs};
+use crate::pool::{End, Pool};
+use crate::{logging, topology_file};
+
+/// Runs it: code 0 after a signal; an error if a part failed.
+pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
+    logging::start(common)?;
+    let graph = topology_file::load(&args.file)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .thread_name("sluice")
+        .build()
+        .context("no runtime")?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let pool = tokio::select! {
+            pool = Pool::start(&graph, &args.only) => pool?,
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopped before everything had started");
+                return Ok(());
+            }
+        };
+        let end = tokio::select! {
+            end = pool.failed() => end,
+            name = signals.next() => End::Signal(name),
+        };
+        tokio::select! {
+            () = pool.stop() => {}
+            name = signals.next() => tracing::warn!(signal = name, "a second signal: stopped at once"),
+        }
+        match end {
+            End::Signal(name) => {
+                tracing::info!(signal = name, "stopped");
+                Ok(())
+            }
+            End::Failed(cause) => Err(anyhow::anyhow!(cause)),
+        }
+    });
+    // What still blocks (a call to a node that does not answer) must not hold the process.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// SIGINT and SIGTERM.
+pub(crate) struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// The next one's name.
+    pub(crate) async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A pool in this process: opens log, state and stores, starts tasks and services, and stops them in order.
+//!
+//! ```text
+//! start:  log -> ledger -> tasks -> jobmanager -> gateways -> HTTP
+//! stop:   HTTP answers on -> gateways (answer what is in flight) -> jobmanager -> tasks (commit) -> log
+//! ```
+
+mod metrics;
+mod services;
+mod view;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use sluice_api::{ApiServer, PoolView};
+use sluice_jobmanager::Nodes;
+use sluice_ledger::LedgerStore;
+use sluice_log::{EmbeddedLog, EmbeddedOptions, SharedLog};
+use sluice_mining::node::BlockNodes;
+use sluice_operators::ledger::{LedgerRules, rules};
+use sluice_operators::submit::Maturity;
+use sluice_state::{MemoryLimits, StateEnv};
+use sluice_topology::runtime::{Plan, RuntimeHandle, RuntimeOptions, TopologyRuntime};
+use sluice_topology::{Config, Externals, Graph};
+
+use services::Services;
+pub(crate) use view::View;
+
+/// What the process has to stop everything: a supervisor may kill it after 5 seconds.
+const TASKS_STOP: Duration = Duration::from_millis(3_500);
+/// After this long without the tasks having stopped, a write that waits for the ledger's database is given up.
+const LEDGER_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Why a pool ended.
+pub(crate) enum End {
+    /// A signal.
+    Signal(&'static str),
+    /// A part failed, with this cause.
+    Failed(String),
+}
+
+/// A running pool.
+pub(crate) struct Pool {
+    log: Arc<EmbeddedLog>,
+    runtime: Arc<RuntimeHandle>,
+    services: Arc<Services>,
+    ledger: Option<Arc<dyn LedgerStore>>,
+    view: Arc<View>,
+    http: ApiServer,
+}
+
+impl Pool {
+    /// Starts the parts of `graph` that `only` names; all where it is empty.
+    ///
+    /// # Errors
+    /// If any part cannot start.
+    pub(crate) async fn start(graph: &Graph, only: &[String]) -> anyhow::Result<Self> {
+        let plan = graph.plan(only)?;
+        let log = open_log(&graph.config)?;
+        let shared: SharedLog = log.clone();
+        let nodes = services::node_configs(&graph.config)?;
+        let ledger = open_ledger(graph, &plan, log.as_ref()).await?;
+        let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;
+        let state_dir = &graph.config.state.dir;
+        let env = StateEnv::on_disk(state_dir, memory(&graph.config))?;
+        let network = plan.network.clone();
+        let runtime =
+            TopologyRuntime::start(plan, shared.clone(), env, Arc::new(externals), RuntimeOptions::default()).await?;
+        let runtime = Arc::new(runtime);
+        let services = Arc::new(Services::start(graph, only, &shared, nodes).await?);
+        let view = Arc::new(View::new(graph, network, &log, &runtime, &services, ledger.clone()));
+        let rest = graph.services_of(only).any(|node| node.kind.name == sluice_api::KIND.name);
+        let http = ApiServer::start(&graph.config.http.listen, rest, view.clone() as Arc<dyn PoolView>).await?;
+        tracing::info!(service = "http", address = %http.address(), "listening");
+        Ok(Self { log, runtime, services, ledger, view, http })
+    }
+
+    /// What the pool shows of itself.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    /// Addresses that miners connect to.
+    pub(crate) fn stratum(&self) -> Vec<SocketAddr> {
+        self.services.gateways().flat_map(|(_, gateway)| gateway.addresses()).collect()
+    }
+
+    /// `http://HOST:PORT` of health, metrics and API.
+    pub(crate) fn http(&self) -> String {
+        format!("http://{}", self.http.address())
+    }
+
+    /// Resolves when a part has failed; never if none does.
+    pub(crate) async fn failed(&self) -> End {
+        End::Failed(tokio::select! {
+            failure = self.runtime.failed() => failure.to_string(),
+            cause = self.services.failed() => cause,
+        })
+    }
+
+    /// Stops it: gateways answer what is in flight, tasks commit what they have begun, all within 5 seconds.
+    pub(crate) async fn stop(self) {
+        self.services.stop().await;
+        let stopping = self.runtime.stop(TASKS_STOP);
+        let ledger = self.ledger.clone();
+        let impatient = async {
+            tokio::time::sleep(LEDGER_PATIENCE).await;
+            if let Some(ledger) = ledger {
+                ledger.interrupt();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            stopped = stopping => {
+                if let Err(error) = stopped {
+                    tracing::warn!(%error, "not everything stopped");
+                }
+            }
+            () = impatient => {}
+        }
+        if let Err(error) = self.http.stop().await {
+            tracing::warn!(%error, "the HTTP server had failed");
+        }
+        if let Err(error) = self.log.close() {
+            tracing::error!(%error, "the log was not closed cleanly; what was acknowledged is safe");
+        }
+    }
+}
+
+fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let dir = &config.log.dir;
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
+    Ok(EmbeddedLog::open(EmbeddedOptions::new(dir))?)
+}
+
+/// The memory of all states together: a quarter may be write buffers.
+fn memory(config: &Config) -> MemoryLimits {
+    let cache = usize::try_from(config.state.memory).unwrap_or(usize::MAX);
+    MemoryLimits { cache, write_buffers: cache / 4 }
+}
+
+fn runs(plan: &Plan, kind: &str) -> bool {
+    plan.tasks.iter().flat_map(|task| &task.operators).any(|operator| operator.kind.name == kind)
+}
+
+/// The ledger, where this process writes it or shows it.
+async fn open_ledger(graph: &Graph, plan: &Plan, log: &EmbeddedLog) -> anyhow::Result<Option<Arc<dyn LedgerStore>>> {
+    use sluice_log::Log;
+    if !runs(plan, "ledger") {
+        return Ok(None);
+    }
+    let url = graph.config.ledger.url.reveal().context("the ledger's url")?;
+    let uuid = log.uuid();
+    let opened = tokio::task::spawn_blocking(move || {
+        let store = sluice_ledger::open(&url)?;
+        store.bind_log(uuid)?;
+        Ok::<_, sluice_ledger::LedgerError>(store)
+    });
+    Ok(Some(opened.await?.context("the ledger")?))
+}
+
+/// What operators are lent.
+async fn externals(
+    config: &Config,
+    plan: &Plan,
+    nodes: &[sluice_jobmanager::NodeConfig],
+    ledger: Option<Arc<dyn LedgerStore>>,
+) -> anyhow::Result<Externals> {
+    let mut externals = Externals::default();
+    if runs(plan, "submit") {
+        let nodes = Arc::new(Nodes::new(nodes)?);
+        let warm = nodes.clone();
+        // Not waited for: a node that is down must not hold the pool.
+        tokio::task::spawn_blocking(move || warm.warm());
+        externals.insert::<Arc<dyn BlockNodes>>(nodes);
+        externals.insert(Maturity(config.ledger.maturity));
+    }
+    if let Some(ledger) = ledger {
+        externals.insert::<Arc<dyn LedgerStore>>(ledger);
+        externals.insert(LedgerRules(rules(&config.ledger)?));
+    }
+    Ok(externals)
+}

@@ -1,0 +1,126 @@
+//! How the process is, part by part.
+
+use std::time::{Duration, SystemTime};
+
+use sluice_api::views::{Condition, Health, Part, Task};
+use sluice_jobmanager::{NodeState, Status};
+use sluice_topology::runtime::{TaskState, TaskStatus};
+
+use super::View;
+
+/// A job older than this many times the longest refresh that is usual means that no node gives templates.
+const OLD_JOB: Duration = Duration::from_secs(300);
+/// A task that is so far behind is degraded.
+const BEHIND: Duration = Duration::from_secs(30);
+
+/// The worst condition of all parts, and all parts.
+pub(super) fn health(view: &View) -> Health {
+    let tasks = view.tasks();
+    let mut parts = vec![log(view)];
+    parts.extend(tasks.iter().map(task));
+    for (name, jobmanager) in view.services.jobmanagers() {
+        parts.extend(job_parts(name, &jobmanager.status()));
+    }
+    let mut has_job = true;
+    for (name, gateway) in view.services.gateways() {
+        let status = gateway.status();
+        has_job &= status.latest_job.is_some();
+        let (condition, detail) = match (status.failure, status.latest_job) {
+            (Some(failure), _) => (Condition::Failed, failure),
+            (None, Some(job)) => {
+                (Condition::Ok, format!("{} connections, job at height {}", status.connections, job.height))
+            }
+            (None, None) => (Condition::Degraded, "waits for the first job".to_owned()),
+        };
+        parts.push(Part { name: name.to_owned(), condition, detail });
+    }
+    if let Some(ledger) = &view.ledger {
+        let (condition, detail) = match ledger.totals() {
+            Ok(totals) => (Condition::Ok, format!("{} accounts", totals.accounts)),
+            Err(error) => (Condition::Degraded, format!("lags, loses nothing: {error}")),
+        };
+        parts.push(Part { name: "ledger database".into(), condition, detail });
+    }
+    let condition = worst(parts.iter().map(|part| part.condition));
+    let running = tasks.iter().all(|task| task.state == TaskState::Running);
+    Health {
+        condition,
+        ready: running && has_job && condition != Condition::Failed,
+        version: env!("CARGO_PKG_VERSION").into(),
+        network: view.network.clone(),
+        parts,
+        tasks: tasks.iter().map(shown).collect(),
+    }
+}
+
+fn worst(conditions: impl Iterator<Item = Condition>) -> Condition {
+    conditions.fold(Condition::Ok, |worst, one| match (worst, one) {
+        (Condition::Failed, _) | (_, Condition::Failed) => Condition::Failed,
+        (Condition::Degraded, _) | (_, Condition::Degraded) => Condition::Degraded,
+        _ => Condition::Ok,
+    })
+}
+
+fn log(view: &View) -> Part {
+    let metrics = view.log.metrics();
+    let (condition, detail) = if metrics.stopped == 0 {
+        (Condition::Ok, format!("{} records, {} bytes waiting", metrics.records, metrics.queued_bytes))
+    } else {
+        (
+            Condition::Failed,
+            "the writer has stopped after an I/O error: free the disk or repair it, then restart".into(),
+        )
+    };
+    Part { name: "log".into(), condition, detail }
+}
+
+fn task(task: &TaskStatus) -> Part {
+    let behind = task.inputs.iter().map(|input| input.lag_time).max().unwrap_or_default();
+    let (condition, detail) = match (task.state, &task.error) {
+        (TaskState::Running, _) if behind > BEHIND => (Condition::Degraded, format!("{} s behind", behind.as_secs())),
+        (TaskState::Running, _) => (Condition::Ok, format!("{} records behind", lag(task))),
+        (TaskState::Stopped, _) => (Condition::Degraded, "stopped".to_owned()),
+        (TaskState::Failed, error) => (Condition::Failed, error.clone().unwrap_or_else(|| "failed".to_owned())),
+    };
+    Part { name: format!("task {}", task.name), condition, detail }
+}
+
+/// Records of its inputs that a task has not read.
+fn lag(task: &TaskStatus) -> u64 {
+    task.inputs.iter().fold(0, |sum, input| sum.saturating_add(input.lag))
+}
+
+fn shown(task: &TaskStatus) -> Task {
+    let sum = |of: fn(&sluice_topology::runtime::InputStatus) -> u64| task.inputs.iter().map(of).sum();
+    Task {
+        name: task.name.clone(),
+        lag_records: lag(task),
+        processed: sum(|input| input.processed),
+        repeated: sum(|input| input.dropped),
+        emitted: task.appended,
+    }
+}
+
+/// A jobmanager and its nodes: degraded while one of several fails, failed never (it goes on trying).
+fn job_parts(name: &str, status: &Status) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::with_capacity(status.nodes.len() + 1);
+    for node in &status.nodes {
+        let (condition, detail) = match &node.state {
+            NodeState::Connecting => (Condition::Degraded, "not asked yet".to_owned()),
+            NodeState::Ok => (Condition::Ok, format!("{} tip notices", node.notices)),
+            NodeState::Failed { since, error } => {
+                let seconds = since.elapsed().unwrap_or_default().as_secs();
+                (Condition::Degraded, format!("fails for {seconds} s: {error}"))
+            }
+        };
+        parts.push(Part { name: format!("node {}", node.name), condition, detail });
+    }
+    let age = status.last_job.map(|at| SystemTime::now().duration_since(at).unwrap_or_default());
+    let (condition, detail) = match age {
+        None => (Condition::Degraded, "no template yet".to_owned()),
+        Some(age) if age > OLD_JOB => (Condition::Degraded, format!("the last job is {} s old", age.as_secs())),
+        Some(age) => (Condition::Ok, format!("height {}, the last job is {} s old", status.height, age.as_secs())),
+    };
+    parts.push(Part { name: name.to_owned(), condition, detail });
+    parts
+}

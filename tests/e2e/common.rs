@@ -1,0 +1,110 @@
+//! What the tests share: a pool on a node, addresses, waiting, reading a log that no process has open.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bitcoin::hashes::Hash;
+use bitcoin::{Address, ScriptBuf, WPubkeyHash};
+use sluice_log::{EmbeddedLog, EmbeddedOptions, Partition, SharedLog};
+use sluice_proto::v1::Envelope;
+use sluice_proto::{Body, Offset};
+use sluice_testkit::harness::PoolProcess;
+use sluice_topology::runtime::TopicReader;
+
+/// The program under test.
+pub const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
+/// A guard against hanging, not a measure.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How a pool is set up.
+pub struct Setup<'a> {
+    pub network: &'a str,
+    pub rpc: String,
+    pub auth: String,
+    pub zmq: String,
+    pub ledger: &'a str,
+    pub maturity: u32,
+    pub difficulty: &'a str,
+}
+
+/// A pool of the tests' topology, not started.
+pub fn pool(setup: &Setup<'_>) -> PoolProcess {
+    PoolProcess::new(SLUICE, include_str!("topology.yaml"))
+        .unwrap()
+        .env("NETWORK", setup.network)
+        .env("PAYOUT", address(setup.network, 0))
+        .env("RPC", setup.rpc.clone())
+        .env("RPC_AUTH", setup.auth.clone())
+        .env("ZMQ", setup.zmq.clone())
+        .env("LEDGER_URL", setup.ledger)
+        .env("MATURITY", setup.maturity.to_string())
+        .env("DIFFICULTY", setup.difficulty)
+}
+
+/// Script of address number `number` of the tests; the pool is 0.
+pub fn script(number: u8) -> ScriptBuf {
+    ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]))
+}
+
+/// Address number `number` of the tests on a network.
+pub fn address(network: &str, number: u8) -> String {
+    let network: bitcoin::Network = network.parse().unwrap();
+    Address::from_script(&script(number), network).unwrap().to_string()
+}
+
+/// Asks until there is an answer.
+pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited {} s for {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The blocks that the pool shows.
+pub fn blocks(pool: &PoolProcess) -> Vec<serde_json::Value> {
+    pool.get_json("/api/v1/blocks?limit=1000").unwrap().as_array().unwrap().clone()
+}
+
+/// The log of a pool that has ended.
+pub fn open_log(dir: &Path) -> SharedLog {
+    EmbeddedLog::open(EmbeddedOptions::new(dir.join("log"))).unwrap()
+}
+
+/// A record, where it stands.
+pub struct Read {
+    pub partition: u32,
+    pub partitions: u32,
+    pub offset: Offset,
+    pub envelope: Envelope,
+}
+
+impl Read {
+    pub fn body(&self) -> &Body {
+        self.envelope.body.as_ref().unwrap()
+    }
+}
+
+/// All records of a topic as a task reads them: repeated ones dropped, a missing one an error (P1).
+pub fn read_topic(log: &SharedLog, topic: &str) -> Vec<Read> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let topics = log.topics().await.unwrap();
+        let partitions = topics.iter().find(|known| &*known.name == topic).unwrap().partitions;
+        let mut records = Vec::new();
+        for partition in 0..partitions {
+            let place = Partition::new(topic, partition);
+            let end = log.bounds(&place).await.unwrap().next;
+            let mut reader = TopicReader::new(log.clone(), place, Offset::ZERO);
+            while reader.position() < end {
+                for (offset, envelope) in reader.next_batch(Duration::ZERO).await.unwrap() {
+                    records.push(Read { partition, partitions, offset, envelope });
+                }
+            }
+        }
+        records
+    })
+}

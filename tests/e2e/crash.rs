@@ -1,0 +1,245 @@
+//! Kill -9 of the program under load, again and again; then count (invariants S1, B1, M1, P1).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::time::Duration;
+
+use bitcoin::BlockHash;
+use bitcoin::hashes::Hash;
+use sluice_ledger::{BasisPoints, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource, Rules, Scheme};
+use sluice_log::SharedLog;
+use sluice_proto::Body;
+use sluice_proto::v1::{Reason, Submission, Verdict};
+use sluice_testkit::harness::PoolProcess;
+use sluice_testkit::miner::{CpuMiner, CpuMinerConfig, Outcome, Share};
+use sluice_testkit::simnode::{SimNode, SimNodeConfig};
+
+use crate::common::{PATIENCE, Read, Setup, address, open_log, pool, read_topic, wait};
+
+/// How often the program is killed.
+const KILLS: u32 = 20;
+/// Some 131,000 hashes a block: a few blocks between kills.
+const NBITS: u32 = 0x1f00_8000;
+const MINERS: u8 = 6;
+
+/// S1, B1, M1: after 20 kills every share that was answered `true` is counted once, no block is lost or credited twice,
+/// and the database says what the log says.
+#[test]
+fn s1_accepted_shares_and_blocks_survive_kill_9() {
+    // The seed is printed with a failure: moments differ from run to run on purpose.
+    let seed = RandomState::new().hash_one(0);
+    println!("seed {seed}");
+    let node = SimNode::start(SimNodeConfig { nbits: NBITS, mempool: 50, ..SimNodeConfig::default() }).unwrap();
+    let mut pool = pool(&Setup {
+        network: "regtest",
+        rpc: node.rpc_url(),
+        auth: node.auth().to_owned(),
+        zmq: node.zmq().to_owned(),
+        ledger: "sqlite:./ledger.db",
+        maturity: 5,
+        difficulty: "0.0000005",
+    });
+    let shares = under_fire(&mut pool, seed);
+    pool.start().unwrap();
+    settle(&pool, &node);
+    let (status, _) = pool.stop().unwrap();
+    assert!(status.success(), "{}", pool.output().unwrap());
+
+    let log = open_log(pool.dir());
+    let valid = counted_once(&log, &shares);
+    tallied(&log, valid);
+    let found = blocks_are_all_there(&log, &node);
+    database_agrees(&log, pool.dir(), found);
+}
+
+/// Starts the program, kills it at random moments while miners work, and returns every share that they sent.
+fn under_fire(pool: &mut PoolProcess, mut seed: u64) -> Vec<Share> {
+    let mut shares = Vec::new();
+    for kill in 0..KILLS {
+        pool.spawn().unwrap();
+        let stratum = pool.wait_address("stratumd").unwrap();
+        let miners: Vec<CpuMiner> = (1..=MINERS).map(|number| miner(&stratum, number)).collect();
+        for miner in &miners {
+            // Under load, not before it: each miner has work and an answer.
+            miner.wait_until(PATIENCE, |stats| stats.accepted > 0).unwrap_or_else(|error| panic!("{kill}: {error:#}"));
+        }
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis((seed >> 33) % 400));
+        pool.kill().unwrap();
+        miners.into_iter().for_each(|miner| shares.extend(miner.stop().1));
+    }
+    shares
+}
+
+fn miner(stratum: &str, number: u8) -> CpuMiner {
+    CpuMiner::start(CpuMinerConfig {
+        address: stratum.to_owned(),
+        user: format!("{}.w{number}", address("regtest", number)),
+        hash_rate: 60_000,
+        version_rolling: number.is_multiple_of(2),
+        ..CpuMinerConfig::default()
+    })
+    .unwrap()
+}
+
+/// Waits until every found block is confirmed or orphaned and everything is read.
+fn settle(pool: &PoolProcess, node: &SimNode) {
+    // As many blocks on top as maturity asks for, of a miner elsewhere.
+    node.mine(6).unwrap();
+    wait("every block to be settled and credited", || {
+        let blocks = crate::common::blocks(pool);
+        let settled = |block: &serde_json::Value| match block["status"].as_str().unwrap() {
+            "confirmed" => block["credited"] == true,
+            status => status == "orphaned" || status == "refused",
+        };
+        let tasks = pool.get_json("/health").unwrap()["tasks"].as_array().unwrap().clone();
+        let idle = tasks.iter().all(|task| task["name"] != "ledger" || task["lag_records"] == 0);
+        (!blocks.is_empty() && blocks.iter().all(settled) && idle).then_some(())
+    });
+}
+
+/// What tells a share apart from all others.
+type Key = (u64, u32, u64, u32, u32, Option<u32>);
+
+fn key_of_share(share: &Share) -> Key {
+    let word = |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte));
+    let job = u64::from_str_radix(&share.job, 16).unwrap();
+    let extranonce1 = u32::try_from(word(&share.extranonce1)).unwrap();
+    (job, extranonce1, word(&share.extranonce2), share.ntime, share.nonce, share.version_bits)
+}
+
+fn key_of_submission(it: &Submission) -> Key {
+    let bits = it.has_version_bits.then_some(it.version_bits);
+    (it.job_id, it.extranonce1, it.extranonce2, it.ntime, it.nonce, bits)
+}
+
+/// S1: each share answered `true` stands in the log once and has one verdict, which is "accepted". Returns all
+/// accepted verdicts.
+fn counted_once(log: &SharedLog, shares: &[Share]) -> Vec<Read> {
+    let mut at: BTreeMap<Key, Vec<(u32, u64)>> = BTreeMap::new();
+    for read in read_topic(log, "share.submissions") {
+        if let Body::Submission(submission) = read.body() {
+            at.entry(key_of_submission(submission)).or_default().push((read.partition, read.offset.get()));
+        }
+    }
+    let valid = read_topic(log, "share.valid");
+    let mut verdicts: BTreeMap<(u32, u64), u32> = BTreeMap::new();
+    for read in &valid {
+        let verdict = verdict(read);
+        assert_eq!(verdict.reason(), Reason::Accepted);
+        *verdicts.entry((verdict.origin_partition, verdict.origin_offset)).or_default() += 1;
+    }
+    let accepted: Vec<&Share> = shares.iter().filter(|share| share.outcome == Outcome::Accepted).collect();
+    assert!(accepted.len() as u32 >= KILLS * u32::from(MINERS), "there was load: {}", accepted.len());
+    for share in &accepted {
+        let places = at.get(&key_of_share(share));
+        let places = places.unwrap_or_else(|| panic!("S1: a share answered true is not in the log: {share:?}"));
+        assert_eq!(places.len(), 1, "S1: a share stands in the log more than once: {share:?}");
+        assert_eq!(verdicts.get(&places[0]), Some(&1), "S1: a share answered true is counted once: {share:?}");
+    }
+    assert!(verdicts.values().all(|count| *count == 1), "no share is counted twice, answered or not");
+    for share in shares.iter().filter(|share| matches!(share.outcome, Outcome::Rejected(_))) {
+        let places = at.get(&key_of_share(share)).cloned().unwrap_or_default();
+        assert!(places.iter().all(|place| !verdicts.contains_key(place)), "refused and counted: {share:?}");
+    }
+    valid
+}
+
+fn verdict(read: &Read) -> &Verdict {
+    match read.body() {
+        Body::Verdict(verdict) => verdict,
+        other => panic!("no verdict: {other:?}"),
+    }
+}
+
+/// Tallies hold exactly the accepted verdicts, worker by worker: number and work.
+fn tallied(log: &SharedLog, valid: Vec<Read>) {
+    let mut expected: BTreeMap<(String, String), (u64, u128)> = BTreeMap::new();
+    for read in &valid {
+        let verdict = verdict(read);
+        let sum = expected.entry((verdict.account.clone(), verdict.worker.clone())).or_default();
+        sum.0 += 1;
+        sum.1 += (u128::from(verdict.work_hi) << 64) | u128::from(verdict.work_lo);
+    }
+    let mut counted: BTreeMap<(String, String), (u64, u128)> = BTreeMap::new();
+    for read in read_topic(log, "share.tallies") {
+        if let Body::Tally(tally) = read.body() {
+            let sum = counted.entry((tally.account.clone(), tally.worker.clone())).or_default();
+            for at in &tally.accepted {
+                sum.0 += at.shares;
+                sum.1 += (u128::from(at.work_hi) << 64) | u128::from(at.work_lo);
+            }
+        }
+    }
+    assert_eq!(counted, expected);
+}
+
+/// B1: each candidate became a block, each block was sent, and the node knows each. Returns the blocks that it took.
+fn blocks_are_all_there(log: &SharedLog, node: &SimNode) -> BTreeSet<[u8; 32]> {
+    let hashes = |topic: &str, of: fn(&Body) -> Option<[u8; 32]>| -> BTreeSet<[u8; 32]> {
+        read_topic(log, topic).iter().filter_map(|read| of(read.body())).collect()
+    };
+    let candidates = hashes("block.candidates", |body| match body {
+        Body::Candidate(it) => Some(sluice_mining::header_hash(it.header[..].try_into().unwrap())),
+        _ => None,
+    });
+    let solved = hashes("block.solved", |body| match body {
+        Body::SolvedBlock(it) => Some(it.hash[..].try_into().unwrap()),
+        _ => None,
+    });
+    let outcomes = hashes("block.outcomes", |body| match body {
+        Body::BlockOutcome(it) => Some(it.hash[..].try_into().unwrap()),
+        _ => None,
+    });
+    assert!(candidates.len() >= 5, "there were blocks: {}", candidates.len());
+    assert_eq!(candidates, solved, "B1: each candidate is made a block");
+    assert_eq!(candidates, outcomes, "B1: each block is sent and followed");
+    let known: BTreeSet<[u8; 32]> = node.accepted_blocks().iter().map(|block| block.hash.to_byte_array()).collect();
+    assert_eq!(candidates, known, "B1: the node has each block");
+    known
+}
+
+/// M1: the ledger is sound, has each block once, and is what a new ledger makes of the log.
+fn database_agrees(log: &SharedLog, dir: &Path, found: BTreeSet<[u8; 32]>) {
+    let store = sluice_ledger::open(&format!("sqlite:{}", dir.join("ledger.db").display())).unwrap();
+    assert!(store.trial_balance().unwrap().is_sound());
+    let verified = store.verify().unwrap();
+    assert!(verified.findings.is_empty(), "{:?}", verified.findings);
+    let rows = store.blocks(None, 10_000).unwrap();
+    assert_eq!(rows.iter().map(|row| row.hash).collect::<BTreeSet<_>>(), found);
+    assert_eq!(rows.len(), found.len(), "no block twice");
+
+    let rules = Rules { scheme: Scheme::Pplns { window: 2 }, fee: BasisPoints::new(150).unwrap() };
+    let again = sluice_ledger::open(&format!("sqlite:{}", dir.join("again.db").display())).unwrap();
+    again.bind_log(log.uuid()).unwrap();
+    for topic in ["share.tallies", "block.outcomes"] {
+        let mut batch = LedgerBatch::new(rules);
+        for read in read_topic(log, topic) {
+            let source = RecordSource {
+                topic: topic.into(),
+                partition: read.partition,
+                partitions: read.partitions,
+                offset: read.offset,
+            };
+            let event = match read.body().clone() {
+                Body::Tally(tally) => LedgerEvent::Tally(tally),
+                Body::SliceEnd(end) => LedgerEvent::SliceEnd(end),
+                Body::BlockOutcome(outcome) => LedgerEvent::Outcome(outcome),
+                other => panic!("{topic} holds {other:?}"),
+            };
+            let next = NextOffset { topic: topic.into(), partition: read.partition, next: read.offset.next() };
+            batch.positions.retain(|position| position.partition != next.partition);
+            batch.positions.push(next);
+            batch.records.push(LedgerRecord { source, event_time: read.envelope.event_time(), event });
+        }
+        again.apply(&batch).unwrap();
+    }
+    for (account, balance) in again.balances("", 1000).unwrap() {
+        assert_eq!(store.balance(&account).unwrap(), Some(balance), "M1: {account} is owed what the log says");
+    }
+    assert_eq!(again.totals().unwrap().available, store.totals().unwrap().available);
+    assert_eq!(again.totals().unwrap().fee_available, store.totals().unwrap().fee_available);
+    let node_knows = found.iter().map(|hash| BlockHash::from_byte_array(*hash)).count();
+    assert_eq!(node_knows, rows.len());
+}

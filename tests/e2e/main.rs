@@ -1,0 +1,10 @@
+//! End-to-end tests: the real program, real Bitcoin Core and PostgreSQL, miners over TCP.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod commands;
+mod common;
+mod crash;
+mod demo;
+mod maturity;
+mod signet;
