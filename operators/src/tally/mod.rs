@@ -2,7 +2,7 @@
 //! what money and statistics read.
 //!
 //! A partition's time is the least of the stamps of its live gateways; a gateway silent for longer than `silence` of
-//! the others' time no longer holds it back. A slice closes once the partition's time has passed it: its sums are
+//! the others' time no longer holds it back (stamps are compared in tenths of a slice). A slice closes once the partition's time has passed it: its sums are
 //! written, then a marker that says that this slice and all before it are closed. What comes later for a closed slice
 //! counts in the one then open. All by record, so a replay cuts the same slices (invariant S2).
 
@@ -104,6 +104,11 @@ impl TallyOperator {
         time.millis() / u64::from(self.slice_ms)
     }
 
+    /// What stamps are rounded down to, nanoseconds: slices begin at multiples of it.
+    fn grain(&self) -> u64 {
+        u64::from(self.slice_ms) * 100_000
+    }
+
     /// Moves the partition's time by a stamp; closes the slices it has passed. Returns the open slice.
     fn advance(
         &mut self,
@@ -112,16 +117,18 @@ impl TallyOperator {
         input: &Input<'_>,
         cx: &mut Context<'_>,
     ) -> Result<u64, OperatorError> {
+        // Stamps count in tenths of a slice, so that not every share changes a row.
+        let coarse = EventTime::from_nanos(time.nanos() - time.nanos() % self.grain());
         let clock = match &mut self.clock {
             Some(clock) => clock,
             none => none.insert(read_clock(cx)?),
         };
         let stamp = clock.stamps.entry(gateway).or_default();
-        if time > *stamp {
-            *stamp = time;
+        if coarse > *stamp {
+            *stamp = coarse;
             let mut key = [b'g', 0, 0, 0, 0];
             key[1..].copy_from_slice(&gateway.to_be_bytes());
-            cx.state.put(CLOCK, &key, &time.nanos().to_be_bytes())?;
+            cx.state.put(CLOCK, &key, &coarse.nanos().to_be_bytes())?;
         }
         let newest = clock.stamps.values().max().copied().unwrap_or(time);
         let live = clock.stamps.values().filter(|stamp| newest.nanos_since(**stamp) <= self.silence);

@@ -116,10 +116,10 @@ fn the_slowest_gateway_holds_the_time_of_a_partition() {
 fn a_silent_gateway_holds_it_back_for_30_seconds() {
     let mut rig = Rig::new(&KIND);
     tick_of(&mut rig, 1, 5_000);
-    for millis in [10_000, 20_000, 35_000] {
+    for millis in [10_000, 20_000, 35_000, 35_999] {
         assert_eq!(tick_of(&mut rig, 0, millis), [], "{millis}");
     }
-    assert_eq!(ended(&tick_of(&mut rig, 0, 35_001)), [2]);
+    assert_eq!(ended(&tick_of(&mut rig, 0, 36_000)), [2]);
     // What it sends later counts in the slice then open, and does not hold it back again.
     let late = Verdict { gateway: 1, ..verdict(2, 1, Reason::Accepted) };
     assert_eq!(rig.give("in", at(6_000), Body::Verdict(late)), []);
@@ -148,7 +148,8 @@ fn settings_change_slices_and_silence() {
     let mut rig = Rig::with(&KIND, &settings, Default::default());
     tick_of(&mut rig, 1, 0);
     tick_of(&mut rig, 0, 1_000);
-    let out = tick_of(&mut rig, 0, 2_001);
+    assert_eq!(tick_of(&mut rig, 0, 2_049), []);
+    let out = tick_of(&mut rig, 0, 2_050);
     let Body::SliceEnd(end) = &out[0].body else { panic!("{out:?}") };
     assert_eq!((end.slice_ms, end.slice), (500, START * 2 + 3));
     let none = crate::testing::settings_of(&KIND, &[("slice", millis(0))]);

@@ -171,7 +171,7 @@ pub(crate) fn build(
 
 /// The defaults of `kind`, with these settings in their place.
 pub(crate) fn settings_of(kind: &Kind, changed: &[(&str, SettingValue)]) -> Settings {
-    let defaults = kind.settings.iter().filter_map(|setting| {
+    let defaults = kind.settings.iter().map(|setting| {
         let text = setting.default.unwrap();
         let value = match setting.ty {
             SettingType::Integer(..) => SettingValue::Integer(text.parse().unwrap()),
@@ -179,7 +179,7 @@ pub(crate) fn settings_of(kind: &Kind, changed: &[(&str, SettingValue)]) -> Sett
             SettingType::Duration => SettingValue::Duration(duration(text)),
             other => panic!("a setting of type {other:?}: teach it to the tests"),
         };
-        Some((setting.name.to_owned(), value))
+        (setting.name.to_owned(), value)
     });
     let changed = changed.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
     Settings::new(defaults.chain(changed))

@@ -24,8 +24,8 @@ const SESSIONS: usize = 0;
 const MARKS: usize = 1;
 const SWEPT: &[u8] = b"swept";
 
-/// Silent sessions are looked at this often, nanoseconds.
-const SWEEP: u64 = 5_000_000_000;
+/// Silent sessions are looked at this often, nanoseconds: a third of a look for each share there should be.
+const SWEEP: u64 = 10_000_000_000;
 /// A session is forgotten after this long without a share, nanoseconds.
 const FORGET: u64 = 3_600_000_000_000;
 

@@ -143,7 +143,7 @@ impl Session {
         self.roll(time);
         if !self.proven {
             let silent = expected_milli(rules, time.nanos_since(self.since)) >= 2_000;
-            let lower = silent.then(|| self.measured / 16)?;
+            let lower = silent.then_some(self.measured / 16)?;
             self.begin(time);
             return self.move_to(lower, rules);
         }

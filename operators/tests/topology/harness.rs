@@ -1,7 +1,6 @@
 //! One operator in the real runtime: wired by a topology file that is made from its kind, fed step by step, disturbed.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,14 +93,14 @@ pub fn wire(kind: &'static Kind, partitions: u32) -> Graph {
 
     let mut text = format!("{TOP}topics:\n");
     for input in kind.inputs {
-        let _ = writeln!(text, "  in.{}: {{ partitions: {partitions} }}", input.name);
+        text += &format!("  in.{}: {{ partitions: {partitions} }}\n", input.name);
     }
-    looked_up().for_each(|table| drop(writeln!(text, "  table.{}: {{}}", table.name)));
-    kind.outputs.iter().for_each(|output| drop(writeln!(text, "  out.{}: {{ partitions: 2 }}", output.name)));
+    looked_up().for_each(|table| text += &format!("  table.{}: {{}}\n", table.name));
+    kind.outputs.iter().for_each(|output| text += &format!("  out.{}: {{ partitions: 2 }}\n", output.name));
     if looked_up().next().is_some() {
         text.push_str("tables:\n");
     }
-    looked_up().for_each(|table| drop(writeln!(text, "  {0}: {{ from: table.{0}, kind: {0} }}", table.name)));
+    looked_up().for_each(|table| text += &format!("  {0}: {{ from: table.{0}, kind: {0} }}\n", table.name));
     text.push_str("operators:\n");
     let ports = |prefix: &str, names: &mut dyn Iterator<Item = &str>| -> String {
         names.map(|name| format!(", {name}: {prefix}.{name}")).collect()
@@ -109,13 +108,13 @@ pub fn wire(kind: &'static Kind, partitions: u32) -> Graph {
     let from = ports("in", &mut kind.inputs.iter().map(|input| input.name));
     let tables = ports("table", &mut looked_up().map(|table| table.name));
     let to = ports("out", &mut kind.outputs.iter().map(|output| output.name));
-    let _ = writeln!(text, "  source: {{ kind: source{from}{tables} }}");
+    text += &format!("  source: {{ kind: source{from}{tables} }}\n");
     let names: Vec<&str> = looked_up().map(|table| table.name).collect();
     let lookups = if names.is_empty() { String::new() } else { format!(", tables: [{}]", names.join(", ")) };
-    let _ = writeln!(text, "  it: {{ kind: {}{from}{to}{lookups} }}", kind.name);
+    text += &format!("  it: {{ kind: {}{from}{to}{lookups} }}\n", kind.name);
     let mut kinds = vec![kind, service("source", vec![], written)];
     if !read.is_empty() {
-        let _ = writeln!(text, "  sink: {{ kind: sink{to} }}");
+        text += &format!("  sink: {{ kind: sink{to} }}\n");
         kinds.push(service("sink", read, vec![]));
     }
     graph(&text, kinds)

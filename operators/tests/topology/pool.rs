@@ -98,6 +98,9 @@ pub fn topology(split: bool) -> Graph {
     graph(&text, KINDS.iter().copied().chain([&GATEWAY, &JOBMANAGER]).collect())
 }
 
+/// Partition, partition of the shares they come from, event time and body of records.
+pub type Bodies = Vec<(u32, u32, EventTime, Body)>;
+
 /// What happens at the pool's gateway and at its nodes.
 pub struct Day {
     jobs: Vec<Job>,
@@ -213,7 +216,7 @@ impl<'a> Pool<'a> {
 
     /// Event times and bodies of an output by its partition and the partition of the shares they come from. Between
     /// tasks of two partitions there is no order, and their names differ between shapes; nothing else does.
-    pub async fn bodies(&self, topic: &str) -> Vec<(u32, u32, EventTime, Body)> {
+    pub async fn bodies(&self, topic: &str) -> Bodies {
         let mut all = Vec::new();
         for partition in 0..PARTITIONS {
             let records = read_all(&self.ground.log.sound(), topic, partition).await.into_iter();

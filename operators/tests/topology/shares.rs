@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use sluice_proto::Body;
 use sluice_proto::v1::{Reason, Tally};
-use sluice_proto::{Body, EventTime};
 
 use crate::faults::Append;
 use crate::harness::{Ground, Place};
-use crate::pool::{Day, OUTPUTS, Pool, topology};
+use crate::pool::{Bodies, Day, OUTPUTS, Pool, topology};
 
 /// What a pool has made of its day.
 #[derive(Debug, PartialEq)]
 struct Results {
-    outputs: Vec<(&'static str, Vec<(u32, u32, EventTime, Body)>)>,
+    outputs: Vec<(&'static str, Bodies)>,
     digests: Vec<(String, String)>,
     money: String,
 }
