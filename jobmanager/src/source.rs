@@ -10,8 +10,9 @@ use sluice_mining::wire::display_hash;
 use crate::node::{HeaderInfo, NodeClient, NodeConfig, NodeError};
 use crate::status::NodeState;
 
-/// A template may take this long: a node that is busy connecting a block answers late.
-const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A template may take this long where there is one node, since one that is busy connecting a block answers late; and
+/// this long where there are others that can be asked.
+const TEMPLATE_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(5));
 /// A question about the tip is given up after this long: while it is open, nothing else is done.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// First and longest pause before a node that failed is asked again.
@@ -40,9 +41,10 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(crate) fn new(configs: &[NodeConfig], chain: Chain) -> Result<Self, NodeError> {
+        let timeout = if configs.len() > 1 { TEMPLATE_TIMEOUTS.1 } else { TEMPLATE_TIMEOUTS.0 };
         let candidate = |config: &NodeConfig| {
             Ok(Candidate {
-                templates: NodeClient::new(config, TEMPLATE_TIMEOUT)?,
+                templates: NodeClient::new(config, timeout)?,
                 asks: NodeClient::new(config, ASK_TIMEOUT)?,
                 state: NodeState::Connecting,
                 failures: 0,
