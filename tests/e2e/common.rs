@@ -9,6 +9,7 @@ use sluice_log::{EmbeddedLog, EmbeddedOptions, Partition, SharedLog};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, Offset};
 use sluice_testkit::harness::PoolProcess;
+use sluice_testkit::simnode::SimNode;
 use sluice_topology::runtime::TopicReader;
 
 /// The program under test.
@@ -27,18 +28,39 @@ pub struct Setup<'a> {
     pub difficulty: &'a str,
 }
 
+impl Setup<'_> {
+    /// The variables that the tests' topology asks for.
+    pub fn environment(&self) -> [(&'static str, String); 8] {
+        [
+            ("NETWORK", self.network.to_owned()),
+            ("PAYOUT", address(self.network, 0)),
+            ("RPC", self.rpc.clone()),
+            ("RPC_AUTH", self.auth.clone()),
+            ("ZMQ", self.zmq.clone()),
+            ("LEDGER_URL", self.ledger.to_owned()),
+            ("MATURITY", self.maturity.to_string()),
+            ("DIFFICULTY", self.difficulty.to_owned()),
+        ]
+    }
+
+    /// On a simulated node, with a ledger beside the log.
+    pub fn simulated(node: &SimNode, maturity: u32, difficulty: &'static str) -> Self {
+        Self {
+            network: "regtest",
+            rpc: node.rpc_url(),
+            auth: node.auth().to_owned(),
+            zmq: node.zmq().to_owned(),
+            ledger: "sqlite:./ledger.db",
+            maturity,
+            difficulty,
+        }
+    }
+}
+
 /// A pool of the tests' topology, not started.
 pub fn pool(setup: &Setup<'_>) -> PoolProcess {
-    PoolProcess::new(SLUICE, include_str!("topology.yaml"))
-        .unwrap()
-        .env("NETWORK", setup.network)
-        .env("PAYOUT", address(setup.network, 0))
-        .env("RPC", setup.rpc.clone())
-        .env("RPC_AUTH", setup.auth.clone())
-        .env("ZMQ", setup.zmq.clone())
-        .env("LEDGER_URL", setup.ledger)
-        .env("MATURITY", setup.maturity.to_string())
-        .env("DIFFICULTY", setup.difficulty)
+    let pool = PoolProcess::new(SLUICE, include_str!("topology.yaml")).unwrap();
+    setup.environment().into_iter().fold(pool, |pool, (name, value)| pool.env(name, value))
 }
 
 /// Script of address number `number` of the tests; the pool is 0.

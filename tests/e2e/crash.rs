@@ -8,9 +8,9 @@ use std::time::Duration;
 use bitcoin::BlockHash;
 use bitcoin::hashes::Hash;
 use sluice_ledger::{BasisPoints, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource, Rules, Scheme};
-use sluice_log::SharedLog;
-use sluice_proto::Body;
+use sluice_log::{LogFollower, SharedLog};
 use sluice_proto::v1::{Reason, Submission, Verdict};
+use sluice_proto::{Body, EventTime};
 use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::miner::{CpuMiner, CpuMinerConfig, Outcome, Share};
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
@@ -31,15 +31,7 @@ fn s1_accepted_shares_and_blocks_survive_kill_9() {
     let seed = RandomState::new().hash_one(0);
     println!("seed {seed}");
     let node = SimNode::start(SimNodeConfig { nbits: NBITS, mempool: 50, ..SimNodeConfig::default() }).unwrap();
-    let mut pool = pool(&Setup {
-        network: "regtest",
-        rpc: node.rpc_url(),
-        auth: node.auth().to_owned(),
-        zmq: node.zmq().to_owned(),
-        ledger: "sqlite:./ledger.db",
-        maturity: 5,
-        difficulty: "0.0000005",
-    });
+    let mut pool = pool(&Setup::simulated(&node, 5, "0.0000005"));
     let shares = under_fire(&mut pool, seed);
     pool.start().unwrap();
     settle(&pool, &node);
@@ -83,8 +75,20 @@ fn miner(stratum: &str, number: u8) -> CpuMiner {
     .unwrap()
 }
 
-/// Waits until every found block is confirmed or orphaned and everything is read.
+/// Waits until every slice with a share is closed, every found block is confirmed or orphaned and everything is read.
 fn settle(pool: &PoolProcess, node: &SimNode) {
+    let now = EventTime::now().millis();
+    let log: SharedLog = LogFollower::open(pool.dir().join("log")).unwrap();
+    wait("the slices of the last shares to close", || {
+        let records = read_topic(&log, "share.tallies");
+        let closed = records.iter().filter_map(|read| match read.body() {
+            Body::SliceEnd(end) if end.slice * u64::from(end.slice_ms) >= now => Some((end.partition, end.partitions)),
+            _ => None,
+        });
+        let closed: BTreeSet<(u32, u32)> = closed.collect();
+        closed.iter().any(|(_, of)| closed.len() == *of as usize).then_some(())
+    });
+    drop(log);
     // As many blocks on top as maturity asks for, of a miner elsewhere.
     node.mine(6).unwrap();
     wait("every block to be settled and credited", || {
