@@ -219,6 +219,26 @@ async fn answers_keep_the_order_of_the_submits() {
     assert_eq!(pool.gateway.status().submits_refused, 100);
 }
 
+/// A submit that cannot be read is answered without the log, but not before the shares in front of it.
+#[tokio::test]
+async fn a_refused_submit_does_not_overtake_a_share_in_flight() {
+    let log = GatedLog::new();
+    let shared: SharedLog = log.clone();
+    let pool = Pool::on(shared, 1, config()).await;
+    let job = job(0x100, 1, HARD);
+    pool.publish(&job).await;
+    let mut miner = pool.miner(true).await;
+    log.set_open(false);
+    miner.send(Miner::submit_line(&miner.share(&job, true, 0), 6).as_bytes()).await;
+    log.called(2).await;
+    miner.send(b"{\"id\":7,\"method\":\"mining.submit\",\"params\":[\"x\"]}\n").await;
+    assert_eq!(miner.ask("mining.ping", json!([])).await["result"], "pong");
+    log.set_open(true);
+    assert_eq!(miner.next().await["id"], 6);
+    assert_eq!(code(&miner.next().await), 20);
+    assert_eq!(pool.submissions().await.len(), 1);
+}
+
 #[tokio::test]
 async fn a_notify_reaches_every_session_with_its_difficulty_in_front_once() {
     let pool = Pool::start().await;
