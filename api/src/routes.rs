@@ -18,10 +18,8 @@ const PAGE: u32 = 1000;
 
 /// All routes over `view`; those of the REST API only where `rest` says so.
 pub(crate) fn app(view: Arc<dyn PoolView>, rest: bool, address: SocketAddr) -> impl Endpoint {
-    let common = Route::new()
-        .at("/health", poem::get(health))
-        .at("/ready", poem::get(ready))
-        .at("/metrics", poem::get(metrics));
+    let common =
+        Route::new().at("/health", poem::get(health)).at("/ready", poem::get(ready)).at("/metrics", poem::get(metrics));
     let routes = if rest { with_rest(common, &view, address) } else { common };
     routes.data(view)
 }
@@ -71,7 +69,9 @@ async fn ready(view: Data<&Arc<dyn PoolView>>) -> Response {
 #[handler]
 async fn metrics(view: Data<&Arc<dyn PoolView>>) -> Response {
     match blocking(view.0, |view| Ok(view.metrics())).await {
-        Ok(text) => text.with_content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").into_response(),
+        Ok(text) => {
+            text.with_content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").into_response()
+        }
         Err(error) => unavailable(&error),
     }
 }
@@ -141,9 +141,7 @@ impl Api {
         let asked = address.0.clone();
         match blocking(&self.view, move |view| view.miner(&asked)).await? {
             Some(miner) => Ok(Json(miner)),
-            None => {
-                Err(Failure::not_found(format!("no share or credit of {} is known to this pool", address.0)))
-            }
+            None => Err(Failure::not_found(format!("no share or credit of {} is known to this pool", address.0))),
         }
     }
 
