@@ -1,6 +1,8 @@
 //! Records of Sluice's topics (DESIGN 2): the generated types, the envelope around them, and the small types that
 //! every crate shares: offsets, epochs, event time, the partition of a key.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
 mod envelope;
 mod json;
 mod partition;

@@ -13,8 +13,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-/// Where Debian puts the programs of PostgreSQL 15.
-const DEBIAN: &str = "/usr/lib/postgresql/15/bin";
+/// Where Debian puts PostgreSQL: `VERSION/bin` below it has the programs.
+const DEBIAN: &str = "/usr/lib/postgresql";
 /// Name of the server's superuser, who needs no password: it listens on the loopback only.
 const USER: &str = "sluice";
 /// How long the server may take to start or stop.
@@ -32,8 +32,8 @@ pub struct Postgres {
 impl Postgres {
     /// Creates a cluster and starts its server. `fsync` is on, as in production.
     ///
-    /// The programs are looked for in the directory `POSTGRES_BIN`, else where Debian's `postgresql-15` puts them,
-    /// else on the PATH. The server refuses to run as root: then it runs as the user `postgres`.
+    /// The programs are looked for in the directory `POSTGRES_BIN`, else where Debian puts the newest
+    /// version, else on the PATH. The server refuses to run as root: then it runs as the user `postgres`.
     ///
     /// # Errors
     /// If the programs are not found (the error says what to install) or the server does not start.
@@ -156,14 +156,26 @@ impl Drop for Postgres {
 fn programs() -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let named = std::env::var_os("POSTGRES_BIN").map(PathBuf::from);
-    let places = named.into_iter().chain([PathBuf::from(DEBIAN)]).chain(std::env::split_paths(&path));
+    let places = named.into_iter().chain(debian()).chain(std::env::split_paths(&path));
     let complete = |dir: &Path| ["initdb", "postgres", "pg_ctl", "psql"].iter().all(|name| dir.join(name).is_file());
     places.into_iter().find(|dir| complete(dir)).ok_or_else(|| {
         anyhow!(
-            "PostgreSQL was not found in POSTGRES_BIN, in {DEBIAN} or on the PATH: install it (`make setup`, or \
-             `apt-get install postgresql-15`), or set POSTGRES_BIN to the directory of initdb and postgres"
+            "PostgreSQL was not found in POSTGRES_BIN, below {DEBIAN} or on the PATH: install it (`make test` does, or \
+             `apt-get install postgresql`), or set POSTGRES_BIN to the directory of initdb and postgres"
         )
     })
+}
+
+/// Debian's versions, the newest first.
+fn debian() -> Vec<PathBuf> {
+    let versions = fs::read_dir(DEBIAN).into_iter().flatten().filter_map(|entry| {
+        let path = entry.ok()?.path();
+        let version: u32 = path.file_name()?.to_str()?.parse().ok()?;
+        Some((version, path.join("bin")))
+    });
+    let mut versions: Vec<_> = versions.collect();
+    versions.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+    versions.into_iter().map(|(_, bin)| bin).collect()
 }
 
 /// A command that runs as a user PostgreSQL accepts, in `dir`.

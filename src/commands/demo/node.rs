@@ -41,6 +41,7 @@ impl DemoNode {
             return Ok(Self::Core(Bitcoind::start_in(Chain::Signet, &core).context("Bitcoin Core")?));
         }
         let config = SimNodeConfig {
+            network: Chain::Signet,
             nbits: NBITS,
             dir: Some(simulation),
             mempool: 200,
@@ -54,17 +55,14 @@ impl DemoNode {
     /// What it is, for people.
     pub(super) fn describe(&self) -> &'static str {
         match self {
-            Self::Simulated(_) => "a simulated node (regtest)",
+            Self::Simulated(_) => "a simulated node",
             Self::Core(_) => "Bitcoin Core (a private signet)",
         }
     }
 
-    /// Its chain.
+    /// The chain of either: its subsidy does not halve while anybody watches, as regtest's would.
     pub(super) fn network(&self) -> Chain {
-        match self {
-            Self::Simulated(_) => Chain::Regtest,
-            Self::Core(_) => Chain::Signet,
-        }
+        Chain::Signet
     }
 
     /// How much faster miners must be than at the simulated node for a block every few seconds.
