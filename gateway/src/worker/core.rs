@@ -308,7 +308,11 @@ impl Core {
         for (counter, count) in counters.shares.iter().zip(batch.counts).filter(|(_, count)| *count > 0) {
             add(counter, u64::from(count));
         }
-        let (mut start, mut answered) = (0, 0);
+        // Before the answers, so that who has one finds it counted.
+        let answered: usize = batch.groups.iter().map(|group| group.shares).sum();
+        self.outstanding -= answered;
+        counters.in_flight.fetch_sub(answered as u64, Ordering::Relaxed);
+        let mut start = 0;
         for group in batch.groups {
             let mut state = group.connection.state.borrow_mut();
             state.send(&batch.answers[start..group.end], self.shared.config.output_limit);
@@ -318,10 +322,7 @@ impl Core {
                 state.wake();
             }
             start = group.end;
-            answered += group.shares;
         }
-        self.outstanding -= answered;
-        counters.in_flight.fetch_sub(answered as u64, Ordering::Relaxed);
         if self.outstanding < MAX_OUTSTANDING / 2 {
             self.paused.drain(..).for_each(|connection| connection.state.borrow().wake());
         }
@@ -339,17 +340,15 @@ impl Core {
         self.latest = Some(Arc::clone(&last.rendered));
         let clean = batches.iter().any(|batch| batch.clean);
         let (now, live_from) = (self.now(), self.judge.live_from());
-        let (config, mut out, mut notified) = (&self.shared.config, Vec::new(), 0);
+        let (config, counters, mut out) = (&self.shared.config, counters(&self.shared, self.number), Vec::new());
         for connection in self.connections.iter().flatten() {
             let mut state = connection.state.borrow_mut();
             if state.session.notify(&last.rendered, clean, live_from, now, config, &mut out) {
-                notified += 1;
+                add(&counters.notifies, 1);
                 state.send(&out, config.output_limit);
                 out.clear();
             }
         }
-        let counters = counters(&self.shared, self.number);
-        add(&counters.notifies, notified);
         let took = u64::try_from(last.read.elapsed().as_nanos()).unwrap_or(u64::MAX);
         counters.last_notify.store(took, Ordering::Relaxed);
         Ok(())

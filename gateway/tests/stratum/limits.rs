@@ -1,11 +1,12 @@
 //! Hostile and broken miners: each is dealt with, none harms another.
 
 use serde_json::json;
-use sluice_log::{MemoryLog, SharedLog};
+use sluice_log::{Log, MemoryLog, Partition, SharedLog};
+use sluice_proto::Offset;
 
 use crate::jobs::{ADDRESS, HARD, job};
 use crate::logs::GatedLog;
-use crate::pool::{Miner, Pool, config};
+use crate::pool::{Miner, PARTITIONS, Pool, config};
 
 #[tokio::test]
 async fn messages_may_be_merged_and_split_anywhere() {
@@ -116,9 +117,14 @@ async fn shares_in_flight_are_bounded() {
     let shared: SharedLog = log.clone();
     let mut narrow = config();
     narrow.in_flight = 2;
-    // A tick would take one of the places of appends under way.
+    // A tick would take one of the places of appends under way: only the first ones, which are waited for.
     narrow.tick = std::time::Duration::from_secs(3600);
     let pool = Pool::on(shared, 1, narrow).await;
+    for number in 0..PARTITIONS {
+        let wait = std::time::Duration::from_secs(60);
+        let tick = log.read(&Partition::new("shares", number), Offset::new(1), 1, wait).await.unwrap();
+        assert_eq!(tick.len(), 1);
+    }
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let mut miner = pool.miner(true).await;

@@ -51,7 +51,9 @@ impl GatedLog {
 
     /// Waits until this many records were handed to the log.
     pub async fn called(&self, count: usize) {
-        self.called.subscribe().wait_for(|called| *called >= count).await.unwrap();
+        let mut called = self.called.subscribe();
+        let wait = called.wait_for(|called| *called >= count);
+        tokio::time::timeout(crate::pool::GUARD, wait).await.expect("the log was not called").unwrap();
     }
 }
 

@@ -20,7 +20,7 @@ use crate::logs::records;
 /// Partitions of the topic of shares.
 pub const PARTITIONS: u32 = 4;
 /// No test waits longer for anything; it only keeps a broken one from hanging.
-const GUARD: Duration = Duration::from_secs(120);
+pub const GUARD: Duration = Duration::from_secs(120);
 
 /// A gateway with its topics.
 pub struct Pool {
