@@ -90,7 +90,7 @@ impl EmbeddedOptions {
     }
 }
 
-/// A log inside the process; see the [module](self). Closed by [`EmbeddedLog::close`] or when dropped.
+/// A log inside the process; see `log/src/embedded`. Closed by [`EmbeddedLog::close`] or when dropped.
 pub struct EmbeddedLog {
     inner: Arc<Inner>,
     threads: Mutex<Vec<JoinHandle<()>>>,

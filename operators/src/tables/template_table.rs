@@ -1,7 +1,7 @@
 //! `template_table`: the transactions of templates, from `mining.templates`.
 //!
 //! A full template begins an era; later ones of the era carry only what is new. The transactions of the last
-//! [`ERAS`] eras are kept, so that a block found on the tip before the last still finds its transactions.
+//! `ERAS` eras are kept, so that a block found on the tip before the last still finds its transactions.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -1,6 +1,6 @@
 //! `vardiff`: difficulty per session, from windows of event time (DESIGN 6). Decisions are records.
 //!
-//! Work is compared with what a session would do at the target share rate; [`row`] has the rules. They know of a session
+//! Work is compared with what a session would do at the target share rate; `row` has the rules. They know of a session
 //! from its first submission on: until then the gateway's first difficulty holds.
 
 mod row;
