@@ -26,12 +26,33 @@ pub struct Kind {
     pub role: Role,
 }
 
+/// Makes an operator.
+pub type Build = fn(&BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError>;
+
 /// What runs a kind.
 pub enum Role {
     /// A pure operator inside a task.
-    Operator(fn(&BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError>),
+    Operator(Build),
+    /// An operator inside a task whose outputs depend on answers from outside; only `submit`. Repeating its input does
+    /// not repeat its outputs, so a task that holds one writes on lanes of a source (docs/adr/0010).
+    World(Build),
     /// A service with I/O of its own (gateway, jobmanager, apiserver), started by the binary.
     Service,
+}
+
+impl Role {
+    /// What makes the operator; `None` for a service.
+    pub fn build(&self) -> Option<Build> {
+        match self {
+            Self::Operator(build) | Self::World(build) => Some(*build),
+            Self::Service => None,
+        }
+    }
+
+    /// Whether outputs depend on answers from outside.
+    pub fn is_world(&self) -> bool {
+        matches!(self, Self::World(_))
+    }
 }
 
 /// How instances of an operator and partitions of its inputs go together.

@@ -22,7 +22,8 @@ mod testing;
 pub use check::load;
 pub use graph::{Graph, Group, Node, Table, Topic, Wire};
 pub use kind::{
-    InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable, TableKind,
+    Build, InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, SettingSpec, SettingType, StateTable,
+    TableKind,
 };
 pub use operator::{
     BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Lookups, Operator,

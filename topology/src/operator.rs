@@ -15,8 +15,8 @@ use crate::settings::Settings;
 ///
 /// No clock, randomness, network or iteration order of a hash map inside (invariant S2): time comes in records, memory
 /// is in `cx.state`, and what leaves goes through [`Context::emit`]. Fields of the operator itself may cache what is in
-/// the state, never hold what is not. The operators `submit` and `ledger` are the exceptions for which
-/// [`Externals`] and [`Operator::flush`] exist.
+/// the state, never hold what is not. The operators `submit` (of the role [`crate::Role::World`]) and `ledger` are the
+/// exceptions for which [`Externals`] and [`Operator::flush`] exist.
 pub trait Operator: Send {
     /// Handles one record.
     ///

@@ -57,7 +57,7 @@ pub fn registry_faults(registry: &Registry) -> Vec<String> {
                 faults.push(format!("kind {}: there is no table kind {lookup}", kind.name));
             }
         }
-        if matches!(kind.role, Role::Operator(_)) && !kind.inputs.iter().any(|input| !input.optional) {
+        if kind.role.build().is_some() && !kind.inputs.iter().any(|input| !input.optional) {
             faults.push(format!("kind {}: an operator needs an input that is not optional", kind.name));
         }
         defaults(kind.name, kind.settings, &mut faults);
@@ -90,7 +90,7 @@ fn defaults(kind: &str, settings: &[SettingSpec], faults: &mut Vec<String>) {
 
 fn role(kind: &Kind) -> &'static str {
     match kind.role {
-        Role::Operator(_) => "operator",
+        Role::Operator(_) | Role::World(_) => "operator",
         Role::Service => "service",
     }
 }
@@ -99,10 +99,13 @@ fn kind_section(out: &mut String, kind: &Kind) {
     let _ = write!(out, "\n### `{}`\n\n{}\n\n", kind.name, kind.summary);
     let runs = match (&kind.role, kind.parallel) {
         (Role::Service, _) => "A service.",
-        (Role::Operator(_), Parallel::PerPartition) => "An operator; one task for each partition of its inputs.",
-        (Role::Operator(_), Parallel::Single) => "An operator; one task for all partitions of its inputs.",
+        (_, Parallel::PerPartition) => "An operator; one task for each partition of its inputs.",
+        (_, Parallel::Single) => "An operator; one task for all partitions of its inputs.",
     };
     out.push_str(runs);
+    if kind.role.is_world() {
+        out.push_str(" What it writes depends on answers from outside, so a replay does not repeat it.");
+    }
     out.push('\n');
     if !kind.inputs.is_empty() || !kind.outputs.is_empty() {
         out.push_str("\n| port | | records | |\n|---|---|---|---|\n");

@@ -1,7 +1,7 @@
 //! Why a task cannot go on.
 
 use sluice_log::{LogError, Partition};
-use sluice_proto::Offset;
+use sluice_proto::{Epoch, Offset};
 use sluice_state::StateError;
 
 use super::reader::ReadError;
@@ -95,6 +95,17 @@ pub enum TaskError {
         position: Offset,
         /// End of the log.
         next: Offset,
+    },
+    /// A task that takes a new epoch at each opening has used up the last one.
+    #[error(
+        "task {task} has no epoch left above {last}: records that follow would be dropped as repeated; give its first \
+         operator another name"
+    )]
+    Epochs {
+        /// The task.
+        task: String,
+        /// The last epoch it took, or that its records in the log are of.
+        last: Epoch,
     },
     /// The plan cannot be run: a mistake in the program.
     #[error("internal error in the plan of task {task}: {what}")]

@@ -1,10 +1,12 @@
 //! Lanes: telling what is new from what is repeated, and noticing what is missing (DESIGN 5, invariants S1 and P1).
 //!
-//! A lane is what one producer makes from one of its inputs. Along a lane, in one partition, positions only grow and
+//! A lane is what one producer makes from one of its inputs; of a source, which reads none, all it makes. A task whose
+//! outputs depend on answers from outside counts as a source (docs/adr/0010): repeating its input does not repeat them.
+//! Along a lane, in one partition, positions only grow and
 //! each record names the one before it. A producer that repeats what it had already written (it crashed before it
 //! could remember) is found out by position; a record that is missing, by the name of its predecessor.
 //!
-//! Everything here is pure; [`super::reader`] feeds it.
+//! Everything here is pure; `reader` feeds it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +19,24 @@ use sluice_proto::{Epoch, Position};
 pub struct Lane {
     /// Hash of the producing task's name.
     pub task: u64,
-    /// Hash of the source topic's name; 0 for a source, which reads no topic.
+    /// Hash of the source topic's name; 0 for a source: a service, or a task with a [`crate::Role::World`] operator.
     pub source_topic: u32,
-    /// Partition of the source topic.
+    /// Partition of the source topic; 0 for a source.
     pub source_partition: u32,
 }
 
 impl Lane {
+    /// The lane of the source with this task hash.
+    pub fn source(task: u64) -> Self {
+        Self { task, source_topic: 0, source_partition: 0 }
+    }
+
     /// The lane of a record with these coordinates.
     pub fn of(from: &Coordinates) -> Self {
         Self { task: from.task, source_topic: from.source_topic, source_partition: from.source_partition }
     }
 
-    /// The producer reads no topic: it counts its own records, from 1 again in each epoch.
+    /// The producer is a source: it counts its own records, from 1 again in each epoch.
     pub fn is_source(&self) -> bool {
         self.source_topic == 0
     }
@@ -246,6 +253,12 @@ impl LaneTail {
     /// The last record of the lane.
     pub fn last(&self) -> Option<Position> {
         self.last
+    }
+
+    /// Coordinates of the next record of the source `lane`: it is counted from the last one on, or from 1.
+    pub fn next_of_source(&mut self, lane: Lane, epoch: Epoch) -> Coordinates {
+        let number = self.last.map_or(1, |last| last.offset.saturating_add(1));
+        self.next(lane, epoch, number)
     }
 
     /// Coordinates of the next record of `lane`, made from the source record `source_offset`. The ordinal counts the

@@ -22,6 +22,7 @@ mod status;
 mod task;
 #[cfg(test)]
 mod tests;
+mod world;
 
 pub use error::TaskError;
 pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};

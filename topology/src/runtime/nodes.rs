@@ -9,7 +9,6 @@ use sluice_state::{TableSpec, Tables};
 use super::error::TaskError;
 use super::outbox::Outbox;
 use super::plan::{Destination, OperatorSpec, PortRef, TaskSpec};
-use crate::kind::Role;
 use crate::operator::{
     BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, Source, StateView,
 };
@@ -71,7 +70,7 @@ pub(crate) fn build(
             partitions: spec.partitions,
             externals,
         };
-        let Role::Operator(make) = operator.kind.role else {
+        let Some(make) = operator.kind.role.build() else {
             let what = format!("{} is a service", operator.name);
             return Err(TaskError::Plan { task: spec.name.clone(), what });
         };

@@ -14,12 +14,19 @@ use super::lanes::{Lane, LaneTail};
 use super::persist;
 use crate::operator::Key;
 
+/// Which lanes a task writes on.
+pub(crate) enum Lanes {
+    /// One for each input: a record has the position of what it was made from.
+    Inputs(Vec<Lane>),
+    /// One for all of them, that of a source: records are counted, anew in each epoch.
+    Source(Lane),
+}
+
 /// Stored destinations of a task.
 pub(crate) struct Outbox {
     log: SharedLog,
     epoch: Epoch,
-    /// One lane for each input of the task.
-    lanes: Vec<Lane>,
+    lanes: Lanes,
     topics: Vec<Topic>,
     buffer: BytesMut,
     /// Records appended so far.
@@ -42,7 +49,7 @@ struct Outlet {
 }
 
 impl Outbox {
-    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Vec<Lane>) -> Self {
+    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Lanes) -> Self {
         Self { log, epoch, lanes, topics: Vec::new(), buffer: BytesMut::new(), appended: 0 }
     }
 
@@ -55,9 +62,16 @@ impl Outbox {
         for number in 0..partitions {
             let partition = Partition::new(Arc::clone(topic), number);
             let slot = partition.to_string();
-            let tails: Result<Vec<_>, _> = self.lanes.iter().map(|lane| persist::tail(tables, &slot, *lane)).collect();
-            let moved = vec![false; self.lanes.len()];
-            outlets.push(Outlet { partition, slot, tails: tails?, moved, batch: Vec::new() });
+            let tails = match &self.lanes {
+                Lanes::Inputs(lanes) => {
+                    let tails = lanes.iter().map(|lane| persist::tail(tables, &slot, *lane));
+                    tails.collect::<Result<Vec<_>, _>>()?
+                }
+                // A new epoch begins with nothing before it.
+                Lanes::Source(_) => vec![LaneTail::default()],
+            };
+            let moved = vec![false; tails.len()];
+            outlets.push(Outlet { partition, slot, tails, moved, batch: Vec::new() });
         }
         self.topics.push(Topic { name: Arc::clone(topic), outlets });
         Ok(self.topics.len() - 1)
@@ -75,7 +89,7 @@ impl Outbox {
         event_time: EventTime,
         body: Body,
     ) -> Result<(), String> {
-        let (lane, epoch) = (self.lanes[input], self.epoch);
+        let epoch = self.epoch;
         let topic = &mut self.topics[topic];
         let count = topic.outlets.len() as u32;
         let mut envelope = Envelope::new(event_time, Default::default(), body);
@@ -88,8 +102,13 @@ impl Outbox {
             Key::Every => 0..count,
         };
         for outlet in &mut topic.outlets[chosen.start as usize..chosen.end as usize] {
-            envelope.from = Some(outlet.tails[input].next(lane, epoch, source.get()));
-            outlet.moved[input] = true;
+            envelope.from = Some(match &self.lanes {
+                Lanes::Inputs(lanes) => {
+                    outlet.moved[input] = true;
+                    outlet.tails[input].next(lanes[input], epoch, source.get())
+                }
+                Lanes::Source(lane) => outlet.tails[0].next_of_source(*lane, epoch),
+            });
             encode_into(&envelope, &mut self.buffer);
             outlet.batch.push(self.buffer.split().freeze());
         }
@@ -113,14 +132,15 @@ impl Outbox {
         try_join_all(appends).await.map(drop)
     }
 
-    /// Puts the ends of lanes that moved into the next commit.
+    /// Puts the ends of lanes that moved into the next commit; a source's end with its epoch.
     pub(crate) fn save(&mut self, tables: &mut Tables) {
+        let Lanes::Inputs(lanes) = &self.lanes else { return };
         for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
             for (input, moved) in outlet.moved.iter_mut().enumerate() {
                 if std::mem::take(moved)
                     && let Some(position) = outlet.tails[input].last()
                 {
-                    persist::save_tail(tables, &outlet.slot, self.lanes[input], self.epoch, position);
+                    persist::save_tail(tables, &outlet.slot, lanes[input], self.epoch, position);
                 }
             }
         }

@@ -104,6 +104,18 @@ pub(crate) fn forget_raw(tables: &mut Tables, slot: &Slot, offset: Offset) {
     tables.delete_meta(&key("raw", slot, &offset.get().to_be_bytes()));
 }
 
+/// The epoch that the task took last, if it takes epochs.
+pub(crate) fn epoch(tables: &Tables) -> Result<Option<Epoch>, StateError> {
+    let Some(bytes) = tables.meta(b"epoch")? else { return Ok(None) };
+    let bytes: [u8; 4] = bytes.as_ref().try_into().map_err(|_| damaged("epoch", "task"))?;
+    Ok(Some(Epoch::new(u32::from_be_bytes(bytes))))
+}
+
+/// Puts the epoch that the task takes into the next commit.
+pub(crate) fn save_epoch(tables: &mut Tables, epoch: Epoch) {
+    tables.put_meta(b"epoch", Bytes::copy_from_slice(&epoch.get().to_be_bytes()));
+}
+
 /// The batch a task with several inputs had begun: it reads `slot` up to this offset.
 pub(crate) fn intent(tables: &Tables) -> Result<Option<(String, Offset)>, StateError> {
     let Some(bytes) = tables.meta(b"intent")? else { return Ok(None) };

@@ -66,7 +66,7 @@ pub struct PortRef {
 pub struct OperatorSpec {
     /// Name in the YAML.
     pub name: String,
-    /// Its kind, whose role is [`crate::Role::Operator`].
+    /// Its kind, whose role is [`crate::Role::Operator`] or [`crate::Role::World`].
     pub kind: &'static Kind,
     /// Its settings.
     pub settings: Settings,
@@ -111,6 +111,12 @@ pub struct TableFeed {
 }
 
 impl TaskSpec {
+    /// Whether one of its operators depends on answers from outside: then repeating its input does not repeat its
+    /// outputs, and it writes on lanes of a source.
+    pub fn is_world(&self) -> bool {
+        self.operators.iter().any(|operator| operator.kind.role.is_world())
+    }
+
     /// How the task is wired, as far as the meaning of its state depends on it: inputs, operators, direct edges and
     /// tables. It is part of the state's lineage. Stored outputs are not in it: a port may get one more reader without
     /// making the state foreign.

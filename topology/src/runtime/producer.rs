@@ -35,7 +35,7 @@ impl Producer {
         let topic: Arc<str> = topic.into();
         let outlet = |number| Outlet { partition: Partition::new(Arc::clone(&topic), number), tail: Mutex::default() };
         let outlets = (0..partitions).map(outlet).collect();
-        let lane = Lane { task: hash64(task_name), source_topic: 0, source_partition: 0 };
+        let lane = Lane::source(hash64(task_name));
         Self { log, lane, epoch, partitions: outlets, topic }
     }
 
@@ -68,8 +68,7 @@ impl Producer {
         let (tail, buffer) = &mut *guard;
         let mut batch: Vec<Bytes> = Vec::with_capacity(records.len());
         for (event_time, body) in records {
-            let number = tail.last().map_or(1, |last| last.offset.saturating_add(1));
-            let from = tail.next(self.lane, self.epoch, number);
+            let from = tail.next_of_source(self.lane, self.epoch);
             encode_into(&Envelope::new(event_time, from, body), buffer);
             batch.push(buffer.split().freeze());
         }

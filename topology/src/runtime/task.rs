@@ -17,16 +17,18 @@ use super::error::TaskError;
 use super::feed::Feed;
 use super::lanes::{Lane, Watermarks};
 use super::nodes::{self, Node, Route};
-use super::outbox::Outbox;
+use super::outbox::{Lanes, Outbox};
 use super::persist;
 use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
 use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
+use super::world;
 use crate::operator::{BuildContext, Emission, Externals, InputPosition, Lookups, OperatorError, Source};
 
 /// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
-/// same to the byte. A new owner would take the next one.
+/// same to the byte. A new owner would take the next one. A task that cannot repeat its outputs takes a new epoch at
+/// each opening instead (see [`world`]).
 const EPOCH: Epoch = Epoch::new(1);
 /// One in this many records has its operators' time taken.
 const TIMED_ONE_IN: u64 = 16;
@@ -92,12 +94,7 @@ impl Task {
             inputs.push(TaskInput::open(input, &around.log, &tables).await?);
         }
         let task_hash = hash64(&spec.name);
-        let lanes = spec.inputs.iter().map(|input| Lane {
-            task: task_hash,
-            source_topic: hash32(&input.topic),
-            source_partition: input.partition,
-        });
-        let mut outbox = Outbox::new(around.log.clone(), EPOCH, lanes.collect());
+        let mut outbox = outbox(spec, task_hash, &around.log, &mut tables).await?;
         let nodes = nodes::build(spec, &around.network, &around.externals, &tables, &mut outbox)?;
         let (lookups, broadcasts) = open_tables(spec, around, &mut tables).await?;
         let unfinished = persist::intent(&tables)?.and_then(|(slot, until)| {
@@ -433,6 +430,20 @@ impl TaskInput {
         let Source { topic, partition, .. } = &self.source;
         InputPosition { topic: Arc::clone(topic), partition: *partition, next: self.feed.next }
     }
+}
+
+/// The outbox of a task on its lanes, in its epoch.
+async fn outbox(spec: &TaskSpec, task: u64, log: &SharedLog, tables: &mut Tables) -> Result<Outbox, TaskError> {
+    if spec.is_world() {
+        let epoch = world::take_epoch(spec, task, log, tables).await?;
+        return Ok(Outbox::new(log.clone(), epoch, Lanes::Source(Lane::source(task))));
+    }
+    let lanes = spec.inputs.iter().map(|input| Lane {
+        task,
+        source_topic: hash32(&input.topic),
+        source_partition: input.partition,
+    });
+    Ok(Outbox::new(log.clone(), EPOCH, Lanes::Inputs(lanes.collect())))
 }
 
 async fn open_tables(

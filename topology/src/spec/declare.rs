@@ -8,7 +8,7 @@ use super::fields::{Fields, Located, Reader};
 use super::node::{Entry, Node, Value};
 use super::problem::{nearest, quoted_list};
 use super::source::Span;
-use crate::kind::{Kind, Parallel, Registry, Role, TableKind};
+use crate::kind::{Kind, Parallel, Registry, TableKind};
 
 /// What a file declares. Parts with problems are left out, or lack what was wrong.
 #[derive(Default)]
@@ -226,7 +226,7 @@ fn operator(
         out.tables = reader.names(node, &format!("`tables` of {}", fields.owner)).unwrap_or_default();
     }
     if kind.parallel == Parallel::PerPartition
-        && matches!(kind.role, Role::Operator(_))
+        && kind.role.build().is_some()
         && let Some(node) = fields.get("partitions")
     {
         out.partitions = partitions(node, &fields.owner, reader);

@@ -6,6 +6,7 @@
 mod crash;
 mod io;
 mod lifecycle;
+mod world;
 
 use std::any::Any;
 use std::collections::BTreeMap;
