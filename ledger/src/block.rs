@@ -65,7 +65,10 @@ impl ChainState {
     ///
     /// Any status may be the first one: each outcome carries all the ledger needs, and older ones may have gone by
     /// the topic's retention. A refusal after an acceptance is a repeated submission and changes nothing; evidence of
-    /// the chain beats a refusal.
+    /// the chain beats a refusal, and that a refused block is not in the chain is no news.
+    ///
+    /// Outcomes may come again, in part and with other answers, where `submit` was interrupted before it could
+    /// remember what it had written (docs/adr/0010): none of them undoes a final state.
     pub fn step(before: Option<Self>, status: BlockStatus) -> Option<Step> {
         let after = match status {
             BlockStatus::Unspecified => return None,
@@ -83,6 +86,7 @@ impl ChainState {
             (Some(Self::Orphaned), Self::Accepted) if status == BlockStatus::Active => Step::Conflict,
             (Some(Self::Confirmed | Self::Orphaned), _) => Step::Stay,
             (Some(_), Self::Refused) => Step::Stay,
+            (Some(Self::Refused), Self::Inactive | Self::Orphaned) => Step::Stay,
             // A submission repeated after a restart is accepted as "already known": no news of the best chain.
             (Some(Self::Inactive), Self::Accepted) if status == BlockStatus::Accepted => Step::Stay,
             (Some(_), after) => Step::To(after),
@@ -140,6 +144,57 @@ mod tests {
         assert_eq!(after(&[B::Accepted, B::Inactive, B::Accepted]), (Some(C::Inactive), 0));
         assert_eq!(after(&[B::Accepted, B::Confirmed, B::Accepted, B::Refused]), (Some(C::Confirmed), 0));
         assert_eq!(after(&[B::Accepted, B::Orphaned, B::Accepted]), (Some(C::Orphaned), 0));
+    }
+
+    /// A crash of `submit` between append and commit, or the loss of its state, after any part of a block's life: the
+    /// block is sent again with another answer perhaps, its place is told again, and its life goes on.
+    #[test]
+    fn m1_what_submit_repeats_after_a_crash_changes_nothing() {
+        let lives: [&[B]; 6] = [
+            &[B::Accepted, B::Confirmed],
+            &[B::Accepted, B::Inactive, B::Orphaned],
+            &[B::Accepted, B::Inactive, B::Active, B::Confirmed],
+            &[B::Refused, B::Active, B::Confirmed],
+            &[B::Refused, B::Active, B::Inactive, B::Orphaned],
+            &[B::Refused, B::Accepted, B::Confirmed],
+        ];
+        for life in lives {
+            let expected = after(life);
+            for written in 1..=life.len() {
+                for sent in [None, Some(B::Accepted), Some(B::Refused)] {
+                    let place = life[written - 1];
+                    let again = sent.into_iter().chain([place]).chain(life[written..].iter().copied());
+                    let all: Vec<B> = life[..written].iter().copied().chain(again).collect();
+                    assert_eq!(after(&all), expected, "{all:?}");
+                }
+            }
+        }
+    }
+
+    /// What was written in a batch that was not committed and is not so any more: the place that is told after the start
+    /// corrects it, whatever the last of it was.
+    #[test]
+    fn m1_an_answer_that_submit_forgot_is_corrected() {
+        for forgotten in [B::Refused, B::Accepted, B::Inactive, B::Active] {
+            for (place, end) in [(B::Active, C::Confirmed), (B::Inactive, C::Orphaned)] {
+                for sent in [B::Accepted, B::Refused] {
+                    let told = if place == B::Active { C::Accepted } else { C::Inactive };
+                    let (state, conflicts) = after(&[B::Accepted, forgotten, sent, place]);
+                    assert_eq!((state, conflicts), (Some(told), 0), "{forgotten:?} {sent:?} {place:?}");
+                    let last = if end == C::Confirmed { B::Confirmed } else { B::Orphaned };
+                    assert_eq!(after(&[B::Accepted, forgotten, sent, place, last]), (Some(end), 0));
+                }
+            }
+        }
+        // Accepted the first time, refused by all that were reached the second time: it is buried in the end.
+        assert_eq!(after(&[B::Accepted, B::Refused, B::Orphaned]), (Some(C::Orphaned), 0));
+        assert_eq!(after(&[B::Accepted, B::Refused, B::Confirmed]), (Some(C::Confirmed), 0));
+    }
+
+    #[test]
+    fn a_refused_block_stays_refused_until_it_is_in_the_chain() {
+        assert_eq!(after(&[B::Refused, B::Inactive, B::Orphaned]), (Some(C::Refused), 0));
+        assert_eq!(after(&[B::Refused, B::Inactive, B::Active]), (Some(C::Accepted), 0));
     }
 
     #[test]

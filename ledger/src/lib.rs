@@ -35,7 +35,7 @@ mod sql;
 mod sqlite;
 
 pub use batch::{Applied, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource};
-pub use block::{ChainState, CreditState};
+pub use block::{ChainState, CreditState, Step};
 pub use error::LedgerError;
 pub use postgres::open_postgres;
 pub use rules::{BasisPoints, Rules, Scheme};

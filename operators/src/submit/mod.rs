@@ -3,11 +3,18 @@
 //! A block is sent before anything is committed, and again if a crash came between: nodes know a block they have. A
 //! block that no node could be reached for stays in the state and is sent again with each record that follows.
 //!
+//! What nodes say is no function of the input: a batch that is repeated after a crash may find other answers (role
+//! [`Role::World`], docs/adr/0010). Its outcomes are then written beside those of the first time, and readers go by
+//! block hash. So that they never stay with an answer the state does not know of, the first answer about each block
+//! after a start is written whether it is news or not; and a refused block stays open until it is buried, since the
+//! acceptance of a first time may be lost.
+//!
 //! Lent to it are the nodes (`Arc<dyn BlockNodes>`) and the [`Maturity`] that the section `ledger:` asks for.
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,7 +34,7 @@ use crate::codec::damaged;
 const BLOCKS: usize = 0;
 /// Block hash -> [`SolvedBlock`] that no node could be reached for.
 const UNSENT: usize = 1;
-/// Block hash of a block that is not settled, without a value: what a new tip must ask about.
+/// Block hash of a block that is not settled, refused ones included, without a value: what a new tip must ask about.
 const OPEN: usize = 2;
 
 /// What the topology knows of it.
@@ -52,7 +59,7 @@ pub static KIND: Kind = Kind {
         StateTable { name: "open", group_prefix: None },
     ],
     parallel: Parallel::Single,
-    role: Role::Operator(build),
+    role: Role::World(build),
 };
 
 /// Confirmations that settle a block, or its rival: `maturity` of the topology's section `ledger:`, as it is lent to the
@@ -64,12 +71,14 @@ fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
     let missing = |what: &str| OperatorError::Setting(format!("{}: no {what} is lent to it", cx.name));
     let nodes = cx.externals.get::<Arc<dyn BlockNodes>>().cloned().ok_or_else(|| missing("Bitcoin node"))?;
     let Maturity(maturity) = *cx.externals.get::<Maturity>().ok_or_else(|| missing("maturity of blocks"))?;
-    Ok(Box::new(Submit { nodes, maturity }))
+    Ok(Box::new(Submit { nodes, maturity, told: BTreeSet::new() }))
 }
 
 struct Submit {
     nodes: Arc<dyn BlockNodes>,
     maturity: u32,
+    /// Hashes of open blocks whose place in the chain has been written since the start.
+    told: BTreeSet<[u8; 32]>,
 }
 
 impl Operator for Submit {
@@ -85,7 +94,7 @@ impl Operator for Submit {
             }
             Some(Body::Job(job)) => {
                 self.resend(None, time, cx)?;
-                if job.clean { self.follow(time, cx) } else { Ok(()) }
+                if job.clean { self.follow(job.height, time, cx) } else { Ok(()) }
             }
             other => Err(crate::unexpected("submit", input, other.as_ref())),
         }
@@ -117,10 +126,10 @@ impl Submit {
         };
         if accepted {
             tracing::info!(block = %shown, height = block.height, "block accepted");
-            cx.state.put(OPEN, &block.hash, &[])?;
         } else {
             tracing::error!(block = %shown, height = block.height, answers = ?outcome.nodes, "block refused by every node");
         }
+        cx.state.put(OPEN, &block.hash, &[])?;
         cx.state.delete(UNSENT, &block.hash)?;
         write(outcome, time, cx)
     }
@@ -136,22 +145,34 @@ impl Submit {
         Ok(())
     }
 
-    /// Asks the nodes about every block that is not settled.
-    fn follow(&self, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+    /// Asks the nodes about every block that is not settled, at a job for a block of `height`.
+    fn follow(&mut self, height: u32, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         for (hash, _) in rows(OPEN, cx)? {
             let row = cx.state.get(BLOCKS, &hash)?.ok_or_else(|| damaged(&hash))?;
             let known = BlockOutcome::decode(row.clone()).map_err(|_| damaged(&row))?;
-            let status = match self.nodes.status(hash_of(&hash)?, known.height) {
+            let key = hash_of(&hash)?;
+            let status = match self.nodes.status(key, known.height) {
                 Ok(status) => status,
                 Err(cause) => {
                     tracing::warn!(block = %display_hash(&hash), cause, "no node says where the block stands");
                     continue;
                 }
             };
-            let Some((step, confirmations)) = self.step(known.status(), status) else { continue };
+            let Some((step, confirmations)) = self.step(&known, status, height) else {
+                if let Some((status, confirmations)) = place(known.status(), status)
+                    && self.told.insert(key)
+                {
+                    // No news for the state, which stays as it is; it may be news for readers.
+                    let outcome = BlockOutcome { status: status.into(), confirmations, nodes: Vec::new(), ..known };
+                    send_out(outcome, time, cx);
+                }
+                continue;
+            };
+            self.told.insert(key);
             tracing::info!(block = %display_hash(&hash), height = known.height, ?step, confirmations, "block");
             if matches!(step, BlockStatus::Confirmed | BlockStatus::Orphaned) {
                 cx.state.delete(OPEN, &hash)?;
+                self.told.remove(&key);
             }
             let outcome = BlockOutcome { status: step.into(), confirmations, nodes: Vec::new(), ..known };
             write(outcome, time, cx)?;
@@ -159,28 +180,48 @@ impl Submit {
         Ok(())
     }
 
-    /// The step that leads from what was last written to where the block stands now, if there is one.
-    fn step(&self, known: BlockStatus, now: ChainStatus) -> Option<(BlockStatus, u32)> {
+    /// The step that leads from what was last written to where the block stands now, if there is one. A refused block
+    /// is not in the chain anyway; where the chain has grown by maturity and nobody knows it, it is buried.
+    fn step(&self, known: &BlockOutcome, now: ChainStatus, height: u32) -> Option<(BlockStatus, u32)> {
+        let (status, buried) = (known.status(), height >= known.height.saturating_add(self.maturity));
         match now {
             ChainStatus::Active { confirmations } if confirmations >= self.maturity => {
                 Some((BlockStatus::Confirmed, confirmations))
             }
             ChainStatus::Active { confirmations } => {
-                (known == BlockStatus::Inactive).then_some((BlockStatus::Active, confirmations))
+                let away = matches!(status, BlockStatus::Inactive | BlockStatus::Refused);
+                away.then_some((BlockStatus::Active, confirmations))
             }
             ChainStatus::Inactive { rival_confirmations } if rival_confirmations >= self.maturity => {
                 Some((BlockStatus::Orphaned, 0))
             }
-            ChainStatus::Inactive { .. } => (known != BlockStatus::Inactive).then_some((BlockStatus::Inactive, 0)),
-            ChainStatus::Unknown => None,
+            ChainStatus::Inactive { .. } => {
+                let away = matches!(status, BlockStatus::Inactive | BlockStatus::Refused);
+                (!away).then_some((BlockStatus::Inactive, 0))
+            }
+            ChainStatus::Unknown => (status == BlockStatus::Refused && buried).then_some((BlockStatus::Orphaned, 0)),
         }
+    }
+}
+
+/// Where a block stands that has taken no step, as an outcome; a refused one stands nowhere.
+fn place(known: BlockStatus, now: ChainStatus) -> Option<(BlockStatus, u32)> {
+    match now {
+        _ if known == BlockStatus::Refused => None,
+        ChainStatus::Active { confirmations } => Some((BlockStatus::Active, confirmations)),
+        ChainStatus::Inactive { .. } => Some((BlockStatus::Inactive, 0)),
+        ChainStatus::Unknown => None,
     }
 }
 
 fn write(outcome: BlockOutcome, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
     cx.state.put(BLOCKS, &outcome.hash, &outcome.encode_to_vec())?;
-    cx.emit("out", Key::Bytes(outcome.hash.clone()), time, Body::BlockOutcome(outcome));
+    send_out(outcome, time, cx);
     Ok(())
+}
+
+fn send_out(outcome: BlockOutcome, time: EventTime, cx: &mut Context<'_>) {
+    cx.emit("out", Key::Bytes(outcome.hash.clone()), time, Body::BlockOutcome(outcome));
 }
 
 fn rows(table: usize, cx: &Context<'_>) -> Result<Vec<(Vec<u8>, Bytes)>, OperatorError> {

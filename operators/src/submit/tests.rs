@@ -86,7 +86,7 @@ fn one_node_is_enough_and_none_is_a_refusal() {
     assert_eq!(block(&mut rig, 1), [(1, BlockStatus::Accepted)]);
     assert_eq!(block(&mut rig, 2), [(2, BlockStatus::Refused)]);
     tip(&mut rig, true);
-    assert_eq!(nodes.take_asked(), [hash(1)], "a refused block is settled");
+    assert_eq!(nodes.take_asked(), [hash(1), hash(2)], "what is refused is not settled");
 }
 
 /// B1: a block that no node could be reached for is sent again with everything that comes, until one answers.
@@ -145,7 +145,8 @@ fn a_block_is_followed_to_its_confirmation() {
         nodes.stands(hash(1), Some(ChainStatus::Active { confirmations }));
         tip(&mut rig, true)
     };
-    for confirmations in 1..MATURITY {
+    assert_eq!(at_depth(1), [(1, BlockStatus::Active)], "told once after a start");
+    for confirmations in 2..MATURITY {
         assert_eq!(at_depth(confirmations), []);
     }
     assert_eq!(at_depth(MATURITY), [(1, BlockStatus::Confirmed)]);
@@ -167,7 +168,7 @@ fn a_block_may_leave_the_chain_and_come_back_or_be_buried() {
         tip(&mut rig, true)
     };
     let behind = |rival_confirmations| Some(ChainStatus::Inactive { rival_confirmations });
-    assert_eq!(one(behind(1)), [(1, BlockStatus::Inactive)]);
+    assert_eq!(one(behind(1)), [(1, BlockStatus::Inactive), (2, BlockStatus::Active)]);
     assert_eq!(one(behind(2)), [], "told once");
     assert_eq!(one(Some(ChainStatus::Active { confirmations: 4 })), [(1, BlockStatus::Active)]);
     assert_eq!(one(Some(ChainStatus::Active { confirmations: 5 })), []);
@@ -177,6 +178,71 @@ fn a_block_may_leave_the_chain_and_come_back_or_be_buried() {
     assert_eq!(one(behind(MATURITY - 1)), []);
     assert_eq!(one(behind(MATURITY)), [(1, BlockStatus::Orphaned)]);
     assert_eq!(one(Some(ChainStatus::Active { confirmations: 1 })), []);
+}
+
+/// A crash between append and commit, and other answers behind it: what stays in the log is corrected at the next tip,
+/// although it is no news for the state.
+#[test]
+fn m1_the_place_of_each_open_block_is_told_after_a_start() {
+    let (mut rig, nodes) = rig();
+    let behind = Some(ChainStatus::Inactive { rival_confirmations: 1 });
+    nodes.say(hash(1), &[Says::Takes]);
+    block(&mut rig, 1);
+    rig.commit();
+    nodes.stands(hash(1), behind);
+    assert_eq!(tip(&mut rig, true), [(1, BlockStatus::Inactive)]);
+    rig.restart(&[]);
+    nodes.stands(hash(1), None);
+    assert_eq!(tip(&mut rig, true), [], "not told as long as nobody knows");
+    nodes.stands(hash(1), Some(ChainStatus::Active { confirmations: 2 }));
+    let before = rig.digests();
+    assert_eq!(tip(&mut rig, true), [(1, BlockStatus::Active)]);
+    assert_eq!(rig.digests(), before);
+    assert_eq!(tip(&mut rig, true), []);
+    nodes.stands(hash(1), behind);
+    assert_eq!(tip(&mut rig, true), [(1, BlockStatus::Inactive)]);
+    rig.commit();
+    rig.restart(&[]);
+    assert_eq!(tip(&mut rig, true), [(1, BlockStatus::Inactive)], "again, since the commit could have been missing");
+    assert_eq!(tip(&mut rig, true), []);
+}
+
+/// Accepted by a node before a crash, refused by those that were reached after it: it is followed all the same, or its
+/// credits would be pending for ever.
+#[test]
+fn m1_a_refused_block_is_followed_until_it_is_settled() {
+    for (stands, end) in [
+        (Some(ChainStatus::Active { confirmations: MATURITY }), BlockStatus::Confirmed),
+        (Some(ChainStatus::Inactive { rival_confirmations: MATURITY }), BlockStatus::Orphaned),
+        (Some(ChainStatus::Unknown), BlockStatus::Orphaned),
+    ] {
+        let (mut rig, nodes) = rig();
+        nodes.say(hash(1), &[Says::Takes]);
+        assert_eq!(block(&mut rig, 1), [(1, BlockStatus::Accepted)]);
+        rig.restart(&[]);
+        nodes.say(hash(1), &[Says::Nothing, Says::Refuses]);
+        let sent = outcomes(&mut rig, "in", Body::SolvedBlock(solved(1, at(1)))).remove(0);
+        assert_eq!(sent.status(), BlockStatus::Refused);
+        let mut at_height = |height| steps(&mut rig, "tips", Body::Job(Job { clean: true, height, ..job(1, 1) }));
+        for away in [ChainStatus::Unknown, ChainStatus::Inactive { rival_confirmations: MATURITY - 1 }] {
+            nodes.stands(hash(1), Some(away));
+            assert_eq!(at_height(sent.height + MATURITY - 1), [], "no news of a refused block: {away:?}");
+        }
+        nodes.stands(hash(1), stands);
+        assert_eq!(at_height(sent.height + MATURITY), [(1, end)]);
+        assert_eq!(at_height(sent.height + MATURITY + 1), []);
+        assert_eq!(rig.rows("open"), 0);
+    }
+}
+
+#[test]
+fn a_refused_block_that_is_in_the_chain_after_all_is_told() {
+    let (mut rig, nodes) = rig();
+    nodes.say(hash(1), &[Says::Refuses]);
+    assert_eq!(block(&mut rig, 1), [(1, BlockStatus::Refused)]);
+    nodes.stands(hash(1), Some(ChainStatus::Active { confirmations: 1 }));
+    assert_eq!(tip(&mut rig, true), [(1, BlockStatus::Active)]);
+    assert_eq!(tip(&mut rig, true), []);
 }
 
 #[test]

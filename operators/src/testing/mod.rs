@@ -14,7 +14,7 @@ use sluice_state::{Digest, Lineage, Reader, StateEnv, TableSpec, Tables};
 use sluice_topology::operator::StateView;
 use sluice_topology::{
     BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Kind, Lookups, Operator,
-    OperatorError, Role, SettingType, SettingValue, Settings, Source,
+    OperatorError, SettingType, SettingValue, Settings, Source,
 };
 
 /// An operator with its state, fed by hand.
@@ -165,7 +165,7 @@ pub(crate) fn build(
     settings: &Settings,
     externals: &Externals,
 ) -> Result<Box<dyn Operator>, OperatorError> {
-    let Role::Operator(make) = kind.role else { panic!("{} is no operator", kind.name) };
+    let Some(make) = kind.role.build() else { panic!("{} is no operator", kind.name) };
     make(&BuildContext { name: kind.name, settings, network: "regtest", partition: 0, partitions: 1, externals })
 }
 

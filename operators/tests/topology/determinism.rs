@@ -1,4 +1,8 @@
 //! S2 for every registered operator: being in `KINDS` is what brings one here.
+//!
+//! Outputs are compared as bytes. Those of a kind of the role `World` (`submit`) are no function of its input, and its
+//! coordinates are those of a source (docs/adr/0010): of it bodies are compared, after dropping the outcomes that tell
+//! a reader nothing new by the ledger's rule for block hashes.
 
 use sluice_operators::KINDS;
 
