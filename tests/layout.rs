@@ -235,3 +235,35 @@ fn tests_are_not_counted_as_code() {
     assert!(operators.iter().any(|path| path.ends_with("verify/mod.rs")));
     assert!(!operators.iter().any(|path| path.ends_with("verify/tests.rs")));
 }
+
+/// Names in backquotes that begin like those of the invariants' tests.
+fn tests_named(text: &str) -> BTreeSet<String> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let invariant =
+        |name: &&str| ["s1_", "s2_", "b1_", "m1_", "m2_", "p1_"].iter().any(|start| name.starts_with(start));
+    quoted.filter(invariant).map(str::to_owned).collect()
+}
+
+/// All Rust files below `folder`, those of tests included.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let (folders, files): (Vec<_>, Vec<_>) = entries.filter(|path| !is_hidden(path)).partition(|path| path.is_dir());
+    let rust = files.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs"));
+    rust.chain(folders.iter().flat_map(|folder| rust_files(folder))).collect()
+}
+
+/// Each invariant has tests that name it, and ARCHITECTURE.md tells them by names that exist.
+#[test]
+fn every_invariant_has_its_tests() {
+    let named = tests_named(&std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap());
+    for invariant in ["s1_", "s2_", "b1_", "m1_", "p1_"] {
+        assert!(named.iter().any(|name| name.starts_with(invariant)), "{invariant} is in ARCHITECTURE.md");
+    }
+    let mut missing = named;
+    for file in rust_files(root()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        missing.retain(|name| !text.contains(&format!("fn {name}(")));
+    }
+    assert!(missing.is_empty(), "ARCHITECTURE.md tells of tests that there are not: {missing:?}");
+}
