@@ -88,3 +88,25 @@ fn a_running_pool_can_be_tapped() {
     assert_eq!(first.lines().count(), 1);
     assert!(pool.stop().unwrap().0.success());
 }
+
+/// Invariant P1: a ledger that has lost what it was given stops the process, which says what and where.
+#[test]
+fn p1_a_task_that_fails_stops_the_process_with_its_cause() {
+    let node = SimNode::start(SimNodeConfig::default()).unwrap();
+    let mut pool = pool(&Setup::simulated(&node, 5, "0.000001"));
+    pool.start().unwrap();
+    wait("the ledger to be fed", || {
+        let health = pool.get_json("/health").ok()?;
+        let ledger = health["tasks"].as_array()?.iter().find(|task| task["name"] == "ledger")?.clone();
+        (ledger["processed"].as_u64()? > 0 && ledger["lag_records"] == 0).then_some(())
+    });
+    assert!(pool.stop().unwrap().0.success());
+    for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+        std::fs::remove_file(pool.dir().join(file)).ok();
+    }
+    pool.spawn().unwrap();
+    let status = pool.wait_exit().unwrap();
+    assert_eq!(status.code(), Some(1));
+    let output = pool.output().unwrap();
+    assert!(output.contains("task ledger stopped"), "{output}");
+}
