@@ -29,7 +29,7 @@ use services::Services;
 pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
-const TASKS_STOP: Duration = Duration::from_millis(3_500);
+const STOP: Duration = Duration::from_millis(4_500);
 /// After this long without the tasks having stopped, a write that waits for the ledger's database is given up.
 const LEDGER_PATIENCE: Duration = Duration::from_millis(1_500);
 
@@ -100,25 +100,23 @@ impl Pool {
         })
     }
 
-    /// Stops it: gateways answer what is in flight, tasks commit what they have begun, all within 5 seconds.
+    /// Stops it: gateways answer what is in flight, tasks commit what they have begun. What has not ended after
+    /// [`STOP`] is left: it is repeated at the next start, like what a crash interrupts.
     pub(crate) async fn stop(self) {
+        if tokio::time::timeout(STOP, self.stop_in_order()).await.is_err() {
+            tracing::warn!("not everything stopped in time; what was not committed is repeated at the next start");
+        }
+    }
+
+    async fn stop_in_order(self) {
         self.services.stop().await;
-        let stopping = self.runtime.stop(TASKS_STOP);
-        let ledger = self.ledger.clone();
-        let impatient = async {
-            tokio::time::sleep(LEDGER_PATIENCE).await;
-            if let Some(ledger) = ledger {
-                ledger.interrupt();
-            }
-            std::future::pending::<()>().await;
-        };
         tokio::select! {
-            stopped = stopping => {
+            stopped = self.runtime.stop(STOP) => {
                 if let Err(error) = stopped {
                     tracing::warn!(%error, "not everything stopped");
                 }
             }
-            () = impatient => {}
+            () = interrupt(self.ledger.as_deref()) => {}
         }
         if let Err(error) = self.http.stop().await {
             tracing::warn!(%error, "the HTTP server had failed");
@@ -127,6 +125,15 @@ impl Pool {
             tracing::error!(%error, "the log was not closed cleanly; what was acknowledged is safe");
         }
     }
+}
+
+/// Ends a write that waits for the ledger's database, once it has had its time. Never returns.
+async fn interrupt(ledger: Option<&dyn LedgerStore>) {
+    tokio::time::sleep(LEDGER_PATIENCE).await;
+    if let Some(ledger) = ledger {
+        ledger.interrupt();
+    }
+    std::future::pending().await
 }
 
 fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {

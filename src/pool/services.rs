@@ -1,5 +1,6 @@
 //! The services of a process: gateways and jobmanagers, each with its topics and its epoch.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -73,14 +74,14 @@ impl Services {
 }
 
 impl Services {
-    /// Stops them: gateways answer what is in flight, then no more jobs are made.
-    pub(super) async fn stop(&self) {
+    /// Stops them: gateways answer what is in flight, and no more jobs are made.
+    pub(super) async fn stop(self: &Arc<Self>) {
         let gateways = futures::future::join_all(self.gateways.iter().map(|(_, gateway)| gateway.stop()));
-        if tokio::time::timeout(STOP, gateways).await.is_err() {
-            tracing::warn!("a gateway did not stop in time");
-        }
-        for (_, jobmanager) in &self.jobmanagers {
-            jobmanager.stop();
+        let services = Arc::clone(self);
+        // Waits for a call to a node that may be in progress.
+        let jobmanagers = tokio::task::spawn_blocking(move || services.jobmanagers().for_each(|(_, it)| it.stop()));
+        if tokio::time::timeout(STOP, futures::future::join(gateways, jobmanagers)).await.is_err() {
+            tracing::warn!("a service did not stop in time");
         }
     }
 }
