@@ -16,7 +16,7 @@ use sluice_mining::Chain;
 use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::rpc::Rpc;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
-use support::{block_of, mine_again, refusal, submit};
+use support::{block_of, job, mine_again, refusal, solve, submit};
 
 /// A script that anyone may spend.
 fn anyone() -> ScriptBuf {
@@ -123,6 +123,23 @@ fn bitcoin_core_takes_blocks_on_a_private_signet() {
     assert_eq!(submit(&rpc, &block), Value::Null);
     let (code, message) = refusal(&rpc, "getblocktemplate", json!([{ "rules": ["segwit"] }]));
     assert!(code == -8 && message.contains("signet rule set"), "{message}");
+}
+
+/// What is mined in the first moments of a new tip, before the node's own template: a signet takes no block without a
+/// witness commitment, also where there is nothing to commit to (BIP325).
+#[test]
+fn bitcoin_core_takes_blocks_of_jobs_without_transactions() {
+    for chain in [Chain::Regtest, Chain::Signet] {
+        let node = Bitcoind::start(chain).unwrap();
+        let rpc = node.rpc();
+        let (template, first) = block_of(&rpc, chain, 1);
+        assert_eq!(submit(&rpc, &first), Value::Null);
+        let tip = first.block_hash().to_byte_array();
+        let empty = template.empty_on(chain, tip, first.header.time + 1).unwrap();
+        let block = solve(&job(&empty, chain, 2), &[]);
+        assert_eq!(submit(&rpc, &bitcoin::consensus::deserialize(&block).unwrap()), Value::Null, "{chain}");
+        assert_eq!(node.height().unwrap(), 2);
+    }
 }
 
 /// A block of either node, changed in the same way: the same answer.
