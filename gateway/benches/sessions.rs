@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -13,36 +15,11 @@ use std::time::{Duration, Instant};
 use sluice_gateway::{Gateway, GatewayConfig, GatewayIo};
 use sluice_log::{EmbeddedLog, EmbeddedOptions, SharedLog, TopicSpec};
 use sluice_mining::Chain;
-use sluice_proto::v1::Job;
 use sluice_proto::{Body, Epoch, EventTime};
 use sluice_topology::runtime::Producer;
+use support::{USER, job};
 
-const USER: &str = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080.rig1";
 const MEASURE: Duration = Duration::from_secs(3);
-
-fn job(job_id: u64) -> Job {
-    Job {
-        job_id,
-        height: 900_000,
-        prev_hash: vec![job_id as u8; 32].into(),
-        version: 0x2000_0000,
-        version_mask: 0x1fff_e000,
-        nbits: 0x1702_5a2c,
-        ntime: 1_700_000_000,
-        min_ntime: 1_699_999_000,
-        max_ntime: 1_700_007_200,
-        coinbase1: vec![1; 100].into(),
-        coinbase2: vec![2; 138].into(),
-        merkle_branch: (0..12).map(|level| vec![level; 32].into()).collect(),
-        coinbase_value: 312_500_000,
-        segwit: true,
-        clean: true,
-        stale_grace_ms: 2_000,
-        keep_ms: 300_000,
-        network: "regtest".to_owned(),
-        ..Job::default()
-    }
-}
 
 /// Bytes of memory that the process has.
 fn resident() -> u64 {

@@ -50,6 +50,12 @@ impl Chain {
         }
     }
 
+    /// Whether every block needs a witness commitment. One without witnesses needs none (BIP141), except on a signet,
+    /// whose signature is looked for there (BIP325).
+    pub const fn always_commits(self) -> bool {
+        matches!(self, Self::Signet)
+    }
+
     fn network(self) -> Network {
         match self {
             Self::Main => Network::Bitcoin,

@@ -152,8 +152,7 @@ impl Template {
             cur_time: now,
             min_time: now,
             coinbase_value: subsidy(chain, height),
-            // Without witnesses BIP141 asks for none, but a signet takes no block without (BIP325).
-            commitment: (chain == Chain::Signet).then(|| witness_commitment([])),
+            commitment: chain.always_commits().then(|| witness_commitment([])),
             transactions: Vec::new(),
         })
     }

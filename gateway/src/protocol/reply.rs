@@ -89,19 +89,7 @@ pub(crate) fn set_version_mask(out: &mut Vec<u8>, mask: u32) {
 mod tests {
     use super::*;
     use crate::protocol::request::Request;
-
-    /// Every reason there is.
-    const REASONS: [Reason; 9] = [
-        Reason::Unspecified,
-        Reason::Accepted,
-        Reason::Stale,
-        Reason::JobNotFound,
-        Reason::Duplicate,
-        Reason::LowDifficulty,
-        Reason::NtimeTooOld,
-        Reason::NtimeTooNew,
-        Reason::VersionMask,
-    ];
+    use crate::status::REASONS;
 
     fn written(write: impl FnOnce(&mut Vec<u8>, Id<'_>)) -> String {
         let request = Request::parse(b"{\"id\":\"x1\"}").unwrap();

@@ -1,9 +1,11 @@
 //! Shares: their answers, their records, blocks before anything else.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use sluice_log::{Partition, SharedLog};
 use sluice_mining::{Difficulty, double_sha256, header_hash, merkle};
-use sluice_proto::v1::{Reason, Submission};
+use sluice_proto::v1::{Job, Reason, Submission};
 use sluice_proto::{Body, Offset, RecordKind};
 
 use crate::jobs::{ADDRESS, EASY, HARD, job, solve};
@@ -14,15 +16,21 @@ fn code(answer: &serde_json::Value) -> i64 {
     answer["error"][0].as_i64().unwrap_or(0)
 }
 
-/// S1: what is answered `true` is in the log before the answer.
-#[tokio::test]
-async fn s1_a_share_is_durable_before_it_is_answered() {
+/// A pool on a log whose appends can be held up, with a job of this target and a miner.
+async fn gated(nbits: u32) -> (Arc<GatedLog>, Pool, Job, Miner) {
     let log = GatedLog::new();
     let shared: SharedLog = log.clone();
     let pool = Pool::on(shared, 1, config()).await;
-    let job = job(0x100, 1, HARD);
+    let job = job(0x100, 1, nbits);
     pool.publish(&job).await;
-    let mut miner = pool.miner(true).await;
+    let miner = pool.miner(true).await;
+    (log, pool, job, miner)
+}
+
+/// S1: what is answered `true` is in the log before the answer.
+#[tokio::test]
+async fn s1_a_share_is_durable_before_it_is_answered() {
+    let (log, pool, job, mut miner) = gated(HARD).await;
     log.set_open(false);
     let share = miner.share(&job, true, 0);
     miner.send(Miner::submit_line(&share, 6).as_bytes()).await;
@@ -44,12 +52,7 @@ async fn s1_a_share_is_durable_before_it_is_answered() {
 /// S1: what could not be appended is never answered `true`; the gateway has failed and says why.
 #[tokio::test]
 async fn s1_a_share_that_was_not_appended_is_not_answered() {
-    let log = GatedLog::new();
-    let shared: SharedLog = log.clone();
-    let pool = Pool::on(shared, 1, config()).await;
-    let job = job(0x100, 1, HARD);
-    pool.publish(&job).await;
-    let mut miner = pool.miner(true).await;
+    let (log, pool, job, mut miner) = gated(HARD).await;
     log.break_it();
     let share = miner.share(&job, true, 0);
     miner.send(Miner::submit_line(&share, 6).as_bytes()).await;
@@ -61,12 +64,7 @@ async fn s1_a_share_that_was_not_appended_is_not_answered() {
 /// B1: a block goes to its lane before its share, and whole.
 #[tokio::test]
 async fn b1_a_block_is_sent_before_its_share() {
-    let log = GatedLog::new();
-    let shared: SharedLog = log.clone();
-    let pool = Pool::on(shared, 1, config()).await;
-    let job = job(0x100, 1, EASY);
-    pool.publish(&job).await;
-    let mut miner = pool.miner(true).await;
+    let (log, pool, job, mut miner) = gated(EASY).await;
     let share = miner.share(&job, true, 0);
     assert_eq!(miner.submit(&share).await["result"], true);
     assert_eq!(log.calls(), [RecordKind::Job, RecordKind::Candidate, RecordKind::Submission]);
@@ -222,12 +220,7 @@ async fn answers_keep_the_order_of_the_submits() {
 /// A submit that cannot be read is answered without the log, but not before the shares in front of it.
 #[tokio::test]
 async fn a_refused_submit_does_not_overtake_a_share_in_flight() {
-    let log = GatedLog::new();
-    let shared: SharedLog = log.clone();
-    let pool = Pool::on(shared, 1, config()).await;
-    let job = job(0x100, 1, HARD);
-    pool.publish(&job).await;
-    let mut miner = pool.miner(true).await;
+    let (log, pool, job, mut miner) = gated(HARD).await;
     log.set_open(false);
     miner.send(Miner::submit_line(&miner.share(&job, true, 0), 6).as_bytes()).await;
     log.called(2).await;
