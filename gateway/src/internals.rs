@@ -1,4 +1,4 @@
-//! For benches only: the way of a share through the gateway, without its sockets and its log.
+//! For benches and fuzzing only: the way of a share through the gateway, without its sockets and its log, and parsers.
 
 use sluice_mining::Chain;
 use sluice_proto::v1::{Job, Submission};
@@ -11,6 +11,8 @@ use crate::judge::Judge;
 use crate::protocol::lines::{Line, Lines};
 use crate::session::{Desk, Session, Turn};
 use crate::status::Counters;
+
+pub use crate::proxy::{Header as ProxyHeader, Parsed as ParsedProxy, parse as parse_proxy};
 
 /// A session that mines one job.
 pub struct ShareBench {

@@ -38,6 +38,7 @@ mod kind;
 mod outlet;
 mod plan;
 mod protocol;
+mod proxy;
 mod session;
 mod shared;
 mod status;
