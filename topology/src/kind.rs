@@ -102,6 +102,7 @@ pub enum Keyed {
 }
 
 /// A setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SettingSpec {
     /// Key in the YAML.
     pub name: &'static str,
@@ -136,6 +137,10 @@ pub enum SettingType {
     Address,
     /// A list of `host:port`.
     Addresses,
+    /// A list of networks, `ADDRESS/BITS` or one address.
+    Networks,
+    /// A list of mappings, each with these settings.
+    Entries(&'static [SettingSpec]),
 }
 
 /// A table of an operator's state.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use sluice_proto::RecordKind;
 
-use crate::kind::{Keyed, Kind, Parallel, Registry, Role, SettingSpec, TableKind};
+use crate::kind::{Keyed, Kind, Parallel, Registry, Role, SettingSpec, SettingType, TableKind};
 use crate::spec::{default_value, expected, top_level_reference};
 
 /// Keys of an operator that no port or setting may be called.
@@ -82,8 +82,17 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str> + Clone, what: &str, faults: 
 fn defaults(kind: &str, settings: &[SettingSpec], faults: &mut Vec<String>) {
     for setting in settings {
         let given = setting.default.filter(|default| !default.is_empty());
-        if given.is_some_and(|default| default_value(setting.ty, default).is_none()) {
-            faults.push(format!("kind {kind}: the default of {} is not {}", setting.name, expected(setting.ty)));
+        match setting.ty {
+            SettingType::Entries(inner) => {
+                if setting.default != Some("") {
+                    faults.push(format!("kind {kind}: {} is a list of mappings, always optional", setting.name));
+                }
+                defaults(kind, inner, faults);
+            }
+            ty if given.is_some_and(|default| default_value(ty, default).is_none()) => {
+                faults.push(format!("kind {kind}: the default of {} is not {}", setting.name, expected(ty)));
+            }
+            _ => {}
         }
     }
 }
@@ -168,12 +177,17 @@ fn settings_table(out: &mut String, settings: &[SettingSpec]) {
         let doc = setting.doc.replace('|', "\\|");
         let _ = writeln!(out, "| `{}` | {} | {default} | {doc} |", setting.name, expected(setting.ty));
     }
+    for setting in settings {
+        if let SettingType::Entries(inner) = setting.ty {
+            let _ = write!(out, "\nEach of `{}`:\n\n", setting.name);
+            settings_table(out, inner);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::SettingType;
     use crate::testing::registry;
 
     #[test]
@@ -185,7 +199,15 @@ mod tests {
                 assert!(text.contains(&format!("`{name}`")), "{name} of {} is missing", kind.name);
             }
         }
-        for part in ["### `bitcoin.nodes[]`", "`fee_bps`", "`NAME.seen`", "### `job_table`", "| `keep` |"] {
+        for part in [
+            "Each of `doors`:",
+            "| `cert` | text",
+            "### `bitcoin.nodes[]`",
+            "`fee_bps`",
+            "`NAME.seen`",
+            "### `job_table`",
+            "| `keep` |",
+        ] {
             assert!(text.contains(part), "{part} is missing");
         }
         assert_eq!(overview(&registry).lines().count(), registry.kinds.len() + registry.tables.len());
@@ -194,9 +216,12 @@ mod tests {
     #[test]
     fn the_test_kinds_have_no_faults_and_faults_are_found() {
         assert_eq!(registry_faults(&registry()), Vec::<String>::new());
+        static LISTED: &[SettingSpec] =
+            &[SettingSpec { name: "n", ty: SettingType::Networks, default: Some("[::1/200]"), doc: "A bad one." }];
         static WRONG: &[SettingSpec] = &[
             SettingSpec { name: "tables", ty: SettingType::Flag, default: Some("yes"), doc: "Wrong twice." },
             SettingSpec { name: "in", ty: SettingType::Addresses, default: Some("[127.0.0.1:1, here]"), doc: "Too." },
+            SettingSpec { name: "list", ty: SettingType::Entries(LISTED), default: Some("[]"), doc: "Twice again." },
         ];
         let good = registry();
         let Some(verify) = good.kind("verify") else { unreachable!("it is there") };
@@ -212,7 +237,7 @@ mod tests {
             role: Role::Service,
         }));
         let faults = registry_faults(&Registry { kinds: vec![verify, wrong], tables: Vec::new() });
-        // Order, two keys, two tables (of `verify` too), two defaults.
-        assert_eq!(faults.len(), 7, "{faults:#?}");
+        // Order, two keys, two tables (of `verify` too), two defaults, a list that is not optional and a default in it.
+        assert_eq!(faults.len(), 9, "{faults:#?}");
     }
 }

@@ -20,6 +20,8 @@ pub enum SettingValue {
     Duration(Duration),
     /// List of texts.
     List(Vec<String>),
+    /// List of mappings.
+    Entries(Vec<Settings>),
 }
 
 /// Settings by name. The check has made sure that each is there with its type, or is optional and absent: asking for
@@ -79,6 +81,14 @@ impl Settings {
     pub fn list(&self, name: &str) -> &[String] {
         match self.get(name) {
             Some(SettingValue::List(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// A list of mappings; empty if it is not set.
+    pub fn entries(&self, name: &str) -> &[Settings] {
+        match self.get(name) {
+            Some(SettingValue::Entries(entries)) => entries,
             _ => &[],
         }
     }

@@ -133,12 +133,18 @@ const fn operator(
     }
 }
 
+static DOOR: &[SettingSpec] = &[
+    setting("listen", SettingType::Address, None),
+    setting("cert", SettingType::Text, Some("")),
+    setting("trusted", SettingType::Networks, Some("")),
+];
 static GATEWAY: Kind = Kind {
     settings: &[
         setting("id", SettingType::Integer(0, 255), Some("0")),
         setting("listen", SettingType::Addresses, Some("0.0.0.0:3333")),
         setting("ack", SettingType::Word(&["durable"]), Some("durable")),
         setting("token", SettingType::Secret, Some("")),
+        setting("doors", SettingType::Entries(DOOR), Some("")),
     ],
     role: Role::Service,
     ..operator(

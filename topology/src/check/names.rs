@@ -52,14 +52,16 @@ fn listeners(wiring: &Wiring<'_>, problems: &mut Problems) {
     }
     for operator in &wiring.decl.operators {
         let owner = format!("`{}`", operator.name.value);
-        let spans = operator.located.spans.get("listen");
-        let span = |at: usize| spans.and_then(|spans| spans.get(at)).copied().unwrap_or(operator.name.span);
-        match operator.located.settings.get("listen") {
-            Some(SettingValue::Text(one)) => all.push((one.clone(), owner, span(0))),
-            Some(SettingValue::List(many)) => {
-                all.extend(many.iter().enumerate().map(|(at, one)| (one.clone(), owner.clone(), span(at))));
+        for located in std::iter::once(&operator.located).chain(operator.located.entries.values().flatten()) {
+            let spans = located.spans.get("listen");
+            let span = |at: usize| spans.and_then(|spans| spans.get(at)).copied().unwrap_or(operator.name.span);
+            match located.settings.get("listen") {
+                Some(SettingValue::Text(one)) => all.push((one.clone(), owner.clone(), span(0))),
+                Some(SettingValue::List(many)) => {
+                    all.extend(many.iter().enumerate().map(|(at, one)| (one.clone(), owner.clone(), span(at))));
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
     for (text, owner, span) in all {

@@ -173,6 +173,19 @@ fn several_gateways_write_one_topic() {
     let same_port = with(&gateway.replace("0.0.0.0:3334", "127.0.0.1:3333"));
     expect(&[("  jobmanager: {", &same_port)], &[("listen.clash", "listen: ^'127.0.0.1:3333'")]);
     expect(&[("0.0.0.0:3333", "0.0.0.0:8080")], &[("listen.clash", "listen: [ ^\"0.0.0.0:8080")]);
+    let doors = |doors: &str| with(&gateway.replace("id: 2", &format!("id: 2, doors: {doors}")));
+    let two = doors("[ { listen: '0.0.0.0:1' }, { listen: '0.0.0.0:2', cert: a, trusted: [ 10.0.0.0/8, '::1' ] } ]");
+    expect(&[("  jobmanager: {", &two)], &[]);
+    for (wrong, code, place) in [
+        ("{ listen: '0.0.0.0:1' }", "type", "doors: ^{"),
+        ("[ 1 ]", "type", "doors: [ ^1"),
+        ("[ { cert: a } ]", "setting.missing", "doors: [ ^{"),
+        ("[ { listen: '0.0.0.0:1', crt: a } ]", "key.unknown", "'0.0.0.0:1', ^crt"),
+        ("[ { listen: '0.0.0.0:1', trusted: [ 10.0.0.0/8, 10.0.0.0/99 ] } ]", "setting.type", "10.0.0.0/8, ^10.0"),
+        ("[ { listen: '0.0.0.0:1' }, { listen: '1.1.1.1:1' } ]", "listen.clash", "listen: ^'1.1.1.1:1'"),
+    ] {
+        expect(&[("  jobmanager: {", &doors(wrong))], &[(code, place)]);
+    }
 }
 
 #[test]

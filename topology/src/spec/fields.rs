@@ -48,6 +48,8 @@ pub(crate) struct Located {
     pub settings: Settings,
     /// Where each is written; for a list, where each item is.
     pub spans: BTreeMap<&'static str, Vec<Span>>,
+    /// The mappings of each list of mappings.
+    pub entries: BTreeMap<&'static str, Vec<Located>>,
 }
 
 impl Located {
@@ -196,15 +198,40 @@ impl Reader<'_> {
     pub(crate) fn settings<'n>(&mut self, fields: &mut Fields<'n>, specs: &'static [SettingSpec]) -> Located {
         let mut values = Vec::new();
         let mut spans = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         for spec in specs {
-            if let Some((value, at)) = self.setting(fields, spec) {
+            if let SettingType::Entries(inner) = spec.ty {
+                let items = self.mappings(fields, spec.name, inner);
+                let settings = items.iter().map(|item| item.settings.clone()).collect();
+                values.push((spec.name.to_owned(), SettingValue::Entries(settings)));
+                entries.insert(spec.name, items);
+            } else if let Some((value, at)) = self.setting(fields, spec) {
                 values.push((spec.name.to_owned(), value));
                 if !at.is_empty() {
                     spans.insert(spec.name, at);
                 }
             }
         }
-        Located { settings: Settings::new(values), spans }
+        Located { settings: Settings::new(values), spans, entries }
+    }
+
+    /// The mappings of the list `name`; none where it is absent.
+    fn mappings(&mut self, fields: &mut Fields<'_>, name: &'static str, specs: &'static [SettingSpec]) -> Vec<Located> {
+        let Some(node) = fields.get(name) else { return Vec::new() };
+        let Value::List(items) = &node.value else {
+            let message = format!("`{name}` of {} must be a list, not {}", fields.owner, node.shape());
+            let example = specs.first().map_or("name", |spec| spec.name);
+            self.problems.add("type", node.span, message, format!("write `{name}: [ {{ {example}: ... }} ]`"));
+            return Vec::new();
+        };
+        let mut out = Vec::new();
+        for (at, item) in items.iter().enumerate() {
+            let owner = format!("`{name}[{at}]` of {}", fields.owner);
+            let Some(mut inner) = Fields::of(item, owner, self) else { continue };
+            out.push(self.settings(&mut inner, specs));
+            inner.finish(self);
+        }
+        out
     }
 
     fn setting(&mut self, fields: &mut Fields<'_>, spec: &'static SettingSpec) -> Option<(SettingValue, Vec<Span>)> {
@@ -230,7 +257,7 @@ impl Reader<'_> {
     fn given(&mut self, node: &Node, spec: &SettingSpec, what: &str) -> Option<(SettingValue, Vec<Span>)> {
         match spec.ty {
             SettingType::Secret => self.secret(node, what).map(|it| (SettingValue::Secret(it), vec![node.span])),
-            SettingType::Addresses => {
+            SettingType::Addresses | SettingType::Networks => {
                 let texts = self.texts(node, what)?;
                 let spans = texts.iter().map(|text| text.span).collect();
                 let items: Vec<_> = texts.iter().map(|text| self.scalar(text, spec.ty, what)).collect();
@@ -285,8 +312,8 @@ impl Reader<'_> {
 /// The value that a spec's default stands for; `None` if the spec is wrong.
 pub(crate) fn default_value(ty: SettingType, default: &str) -> Option<SettingValue> {
     match ty {
-        SettingType::Secret => None,
-        SettingType::Addresses => {
+        SettingType::Secret | SettingType::Entries(_) => None,
+        SettingType::Addresses | SettingType::Networks => {
             let inner = default.trim().trim_start_matches('[').trim_end_matches(']');
             let items = inner.split(',').map(|item| item.trim().trim_matches('"').to_owned());
             let items: Vec<String> = items.filter(|item| !item.is_empty()).collect();

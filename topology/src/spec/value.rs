@@ -59,7 +59,11 @@ pub(crate) fn parse_scalar(ty: SettingType, text: &str) -> Result<SettingValue, 
             Some(_) => Ok(SettingValue::Text(text.to_owned())),
             None => Err(expected(SettingType::Address)),
         },
-        SettingType::Secret | SettingType::Word(_) | SettingType::Decimal => Err(expected(ty)),
+        SettingType::Networks if is_network(text) => Ok(SettingValue::Text(text.to_owned())),
+        SettingType::Networks => Err(NETWORK.to_owned()),
+        SettingType::Secret | SettingType::Word(_) | SettingType::Decimal | SettingType::Entries(_) => {
+            Err(expected(ty))
+        }
     }
 }
 
@@ -78,7 +82,16 @@ pub(crate) fn expected(ty: SettingType) -> String {
         SettingType::Size => "a number of bytes such as `900`, `64KiB` or `10GiB`".to_owned(),
         SettingType::Address => "`HOST:PORT` such as `127.0.0.1:3333`".to_owned(),
         SettingType::Addresses => "a list of `HOST:PORT`".to_owned(),
+        SettingType::Networks => "a list of networks such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`".to_owned(),
+        SettingType::Entries(_) => "a list of mappings".to_owned(),
     }
+}
+
+/// What an item of a list of networks looks like.
+const NETWORK: &str = "a network such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`";
+
+fn is_network(text: &str) -> bool {
+    text.parse::<ipnet::IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok()
 }
 
 fn digits(text: &str) -> Option<u64> {
@@ -174,6 +187,16 @@ mod tests {
     }
 
     #[test]
+    fn networks() {
+        for good in ["10.0.0.0/8", "192.0.2.7", "::1", "fd00::/8", "0.0.0.0/0"] {
+            assert!(parse_scalar(SettingType::Networks, good).is_ok(), "{good}");
+        }
+        for bad in ["10.0.0.0/33", "10.0.0/8", "host", "fd00::/129", "10.0.0.0/", "::1:3333/x", ""] {
+            assert!(parse_scalar(SettingType::Networks, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn addresses_and_their_clashes() {
         let at = |text: &str| HostPort::parse(text);
         for bad in ["3333", ":3333", "host", "host:", "host:70000", "a b:1", "[::1:3", "h:+1", "::1:80"] {
@@ -199,7 +222,7 @@ mod tests {
         fn any_text_is_a_value_or_not(text: String) {
             for ty in [
                 SettingType::Flag, SettingType::Integer(0, u64::MAX), SettingType::Decimal, SettingType::Duration,
-                SettingType::Size, SettingType::Address,
+                SettingType::Size, SettingType::Address, SettingType::Networks,
             ] {
                 let _ = parse_scalar(ty, &text);
             }
