@@ -1,6 +1,7 @@
-//! A client of one node. Connections are kept alive and made per use: templates and submissions never wait for each
-//! other (a long getblocktemplate would hold back submitblock on the same connection).
+//! A client of one node. Each use has a client of its own: templates and submissions never wait for each other (a long
+//! getblocktemplate would hold back submitblock on the same connection).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoincore_rpc::{Client, RpcApi, jsonrpc};
@@ -11,7 +12,7 @@ use sluice_mining::Chain;
 use sluice_mining::node::ChainStatus;
 use sluice_mining::wire::{display_hash, parse_display_hash};
 
-use crate::transport::Http;
+use crate::transport::{Http, SharedHttp};
 
 /// How to reach a node.
 #[derive(Clone)]
@@ -81,9 +82,29 @@ struct RawHeader {
     chainwork: String,
 }
 
-/// One connection to a node.
+/// The call that sends a block, as every node gets it. Written once: a block has up to 4 MB, twice as much in hex.
+#[derive(Clone, Debug)]
+pub struct BlockCall(Arc<[u8]>);
+
+impl BlockCall {
+    /// The call for this block, serialised with witness.
+    pub fn new(block: &[u8]) -> Self {
+        const HEAD: &[u8] = br#"{"jsonrpc":"1.0","id":0,"method":"submitblock","params":[""#;
+        const TAIL: &[u8] = br#""]}"#;
+        let end = HEAD.len() + 2 * block.len();
+        let mut call = vec![0; end + TAIL.len()];
+        call[..HEAD.len()].copy_from_slice(HEAD);
+        // The part is twice as long as the block, so this does not fail.
+        hex::encode_to_slice(block, &mut call[HEAD.len()..end]).ok();
+        call[end..].copy_from_slice(TAIL);
+        Self(call.into())
+    }
+}
+
+/// A way to a node, with a connection that is kept alive.
 pub struct NodeClient {
     name: String,
+    http: Arc<Http>,
     client: Client,
 }
 
@@ -97,8 +118,9 @@ impl NodeClient {
         let (user, password) = config.auth.split_once(':').ok_or_else(|| wrong("auth must be USER:PASSWORD".into()))?;
         let transport = Http::new(&config.rpc, user, password, timeout)
             .map_err(|error| wrong(format!("rpc {}: {error}", shown_url(&config.rpc))))?;
-        let client = Client::from_jsonrpc(jsonrpc::Client::with_transport(transport));
-        Ok(Self { name: config.name.clone(), client })
+        let http = Arc::new(transport);
+        let client = Client::from_jsonrpc(jsonrpc::Client::with_transport(SharedHttp(http.clone())));
+        Ok(Self { name: config.name.clone(), http, client })
     }
 
     /// The node's name.
@@ -107,17 +129,16 @@ impl NodeClient {
     }
 
     fn call<T: for<'a> Deserialize<'a>>(&self, method: &str, params: &[serde_json::Value]) -> Result<T, NodeError> {
-        self.client.call(method, params).map_err(|error| self.error(error))
+        self.client.call(method, params).map_err(|error| match error {
+            bitcoincore_rpc::Error::JsonRpc(error) => self.error(error),
+            error => NodeError::Answer(self.name.clone(), error.to_string()),
+        })
     }
 
-    fn error(&self, error: bitcoincore_rpc::Error) -> NodeError {
+    fn error(&self, error: jsonrpc::Error) -> NodeError {
         match error {
-            bitcoincore_rpc::Error::JsonRpc(jsonrpc::Error::Rpc(answer)) => {
-                NodeError::Refused(self.name.clone(), answer.message, answer.code)
-            }
-            bitcoincore_rpc::Error::JsonRpc(jsonrpc::Error::Transport(error)) => {
-                NodeError::Unreachable(self.name.clone(), error.to_string())
-            }
+            jsonrpc::Error::Rpc(answer) => NodeError::Refused(self.name.clone(), answer.message, answer.code),
+            jsonrpc::Error::Transport(error) => NodeError::Unreachable(self.name.clone(), error.to_string()),
             error => NodeError::Answer(self.name.clone(), error.to_string()),
         }
     }
@@ -172,11 +193,9 @@ impl NodeClient {
         if let Ok(confirmations) = u32::try_from(header.confirmations) {
             return Ok(ChainStatus::Active { confirmations });
         }
-        let rival = match self.call::<String>("getblockhash", &[json!(height)]) {
-            Ok(text) => self.header(&self.hash(&text)?)?,
-            // RPC_INVALID_PARAMETER: the best chain is shorter.
-            Err(NodeError::Refused(_, _, -8)) => None,
-            Err(error) => return Err(error),
+        let rival = match self.block_at(height)? {
+            Some(rival) => self.header(&rival)?,
+            None => None,
         };
         let rival_confirmations = rival.map_or(0, |rival| u32::try_from(rival.confirmations).unwrap_or(0));
         Ok(ChainStatus::Inactive { rival_confirmations })
@@ -186,8 +205,30 @@ impl NodeClient {
     ///
     /// # Errors
     /// If the node does not answer.
-    pub fn submit(&self, block: &[u8]) -> Result<Option<String>, NodeError> {
-        self.call("submitblock", &[json!(hex::encode(block))])
+    pub fn submit(&self, block: &BlockCall) -> Result<Option<String>, NodeError> {
+        let answer = self.http.call_with::<jsonrpc::Response>(&block.0);
+        answer.and_then(|answer| answer.result()).map_err(|error| self.error(error))
+    }
+
+    /// Asks for something that the node answers without waiting for its chain: the connection stays open.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub fn ping(&self) -> Result<(), NodeError> {
+        self.call::<u64>("uptime", &[]).map(|_| ())
+    }
+
+    /// Hash of the block at this height of the best chain; `None` if the chain is shorter.
+    ///
+    /// # Errors
+    /// If the node does not answer.
+    pub fn block_at(&self, height: u32) -> Result<Option<[u8; 32]>, NodeError> {
+        match self.call::<String>("getblockhash", &[json!(height)]) {
+            Ok(text) => self.hash(&text).map(Some),
+            // RPC_INVALID_PARAMETER: the best chain is shorter.
+            Err(NodeError::Refused(_, _, -8)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks the node to prefer the block over a rival that came first.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoincore_rpc::jsonrpc::{self, Request, Response, Transport, base64};
@@ -19,10 +20,13 @@ const PORT: &str = "80";
 /// Longest line and most headers of an answer.
 const LINE: u64 = 8192;
 const HEADERS: usize = 100;
+/// Up to this size a call goes out in one piece, bytes.
+const SMALL: usize = 16 << 10;
 /// Largest answer: a template of the largest block in hex is a tenth of it.
 const BODY: u64 = 256 << 20;
 
-/// One connection to a node, made when it is needed.
+/// Connections to a node, made when they are needed; one is kept. A call takes it and brings it back, so that a call which
+/// comes meanwhile does not wait but makes its own.
 pub(crate) struct Http {
     /// Host and port.
     address: String,
@@ -67,8 +71,12 @@ impl Http {
     }
 
     fn call<T: DeserializeOwned>(&self, body: &impl Serialize) -> Result<T, jsonrpc::Error> {
-        let body = serde_json::to_vec(body)?;
-        let (status, answer) = self.exchange(&body).map_err(|error| jsonrpc::Error::Transport(error.into()))?;
+        self.call_with(&serde_json::to_vec(body)?)
+    }
+
+    /// Makes the call that `body` is, as JSON.
+    pub(crate) fn call_with<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, jsonrpc::Error> {
+        let (status, answer) = self.exchange(body).map_err(|error| jsonrpc::Error::Transport(error.into()))?;
         serde_json::from_slice(&answer).map_err(|error| match status {
             200 => error.into(),
             401 => jsonrpc::Error::Transport(HttpError::Unauthorized.into()),
@@ -86,20 +94,19 @@ impl Http {
             self.authorization,
             body.len()
         );
-        let request = [head.as_bytes(), body].concat();
-        let mut connection = self.connection.lock();
         // A node closes connections that are idle. Where it has, nothing of an answer comes, and the call goes out on a
         // new one; an answer that is late is another matter.
-        if let Some(mut kept) = connection.take() {
-            match send(&mut kept, &request) {
-                Ok(first) => return self.receive(&mut connection, kept, &first),
+        let kept = self.connection.lock().take();
+        if let Some(mut kept) = kept {
+            match send(&mut kept, head.as_bytes(), body) {
+                Ok(first) => return self.receive(kept, &first),
                 Err(HttpError::Io(error)) if is_timeout(&error) => return Err(error.into()),
                 Err(_) => {}
             }
         }
         let mut fresh = BufReader::new(self.connect()?);
-        let first = send(&mut fresh, &request)?;
-        self.receive(&mut connection, fresh, &first)
+        let first = send(&mut fresh, head.as_bytes(), body)?;
+        self.receive(fresh, &first)
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -119,12 +126,7 @@ impl Http {
     }
 
     /// Reads what follows an answer's first line; keeps the connection where that is possible.
-    fn receive(
-        &self,
-        keep: &mut Option<BufReader<TcpStream>>,
-        mut stream: BufReader<TcpStream>,
-        first: &str,
-    ) -> Result<(u16, Vec<u8>), HttpError> {
+    fn receive(&self, mut stream: BufReader<TcpStream>, first: &str) -> Result<(u16, Vec<u8>), HttpError> {
         let malformed = || HttpError::Malformed(first.to_owned());
         let status = first.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).ok_or_else(malformed)?;
         let status: u16 = status.parse().map_err(|_| malformed())?;
@@ -138,7 +140,7 @@ impl Http {
                     return Err(HttpError::CutOff);
                 }
                 if length.is_some() && !close {
-                    *keep = Some(stream);
+                    *self.connection.lock() = Some(stream);
                 }
                 return Ok((status, body));
             }
@@ -158,9 +160,14 @@ impl Http {
     }
 }
 
-/// Sends a request; the first line of the answer.
-fn send(stream: &mut BufReader<TcpStream>, request: &[u8]) -> Result<String, HttpError> {
-    stream.get_mut().write_all(request)?;
+/// Sends a request; the first line of the answer. A large body is not copied behind its head.
+fn send(stream: &mut BufReader<TcpStream>, head: &[u8], body: &[u8]) -> Result<String, HttpError> {
+    if body.len() <= SMALL {
+        stream.get_mut().write_all(&[head, body].concat())?;
+    } else {
+        stream.get_mut().write_all(head)?;
+        stream.get_mut().write_all(body)?;
+    }
     line(stream)
 }
 
@@ -175,17 +182,20 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-impl Transport for Http {
+/// What `bitcoincore-rpc` calls; others may call beside it.
+pub(crate) struct SharedHttp(pub(crate) Arc<Http>);
+
+impl Transport for SharedHttp {
     fn send_request(&self, request: Request<'_>) -> Result<Response, jsonrpc::Error> {
-        self.call(&request)
+        self.0.call(&request)
     }
 
     fn send_batch(&self, requests: &[Request<'_>]) -> Result<Vec<Response>, jsonrpc::Error> {
-        self.call(&requests)
+        self.0.call(&requests)
     }
 
     fn fmt_target(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.address, self.path)
+        write!(f, "http://{}{}", self.0.address, self.0.path)
     }
 }
 

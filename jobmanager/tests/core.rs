@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use sluice_jobmanager::{JobManagerConfig, NodeConfig, NodeState, Nodes};
 use sluice_mining::Chain;
-use sluice_mining::node::{BlockNodes, ChainStatus};
+use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::work::solve_block;
 use support::{NEVER, Reader, bytes, config, log, start, status_until, until_heard};
@@ -48,21 +48,25 @@ async fn jobs_follow_the_notices_of_bitcoin_core_and_become_its_blocks() {
     nodes.warm();
     let block = Bytes::from(solve_block(&empty, 7, &[]).unwrap());
     let hash = sluice_mining::double_sha256(&block[..80]);
-    let results = tokio::task::block_in_place(|| nodes.submit(hash, &block));
-    assert!(results[0].accepted, "{results:?}");
+    let send = |hash, height, bytes: &Bytes| {
+        let block = SentBlock { hash, height, bytes: bytes.clone(), prefer: true };
+        tokio::task::block_in_place(|| nodes.submit(&block))
+    };
+    let results = send(hash, empty.height, &block);
+    assert!(results[0].accepted && results[0].preferred && results[0].active, "{results:?}");
     assert_eq!(bytes(node.tip().unwrap()), hash);
     let next = reader.job_until(|job| job.prev_hash == hash[..] && job.segwit).await;
     let rival = Bytes::from(solve_block(&next, 7, &[]).unwrap());
     let rival_hash = sluice_mining::double_sha256(&rival[..80]);
     node.generate(1, &script()).unwrap();
     // Core has a block of that height: ours comes second and is preferred.
-    let results = tokio::task::block_in_place(|| nodes.submit(rival_hash, &rival));
+    let results = send(rival_hash, next.height, &rival);
     assert!(results[0].accepted && results[0].answer == "inconclusive", "{results:?}");
     assert_eq!(bytes(node.tip().unwrap()), rival_hash);
     let status = tokio::task::block_in_place(|| nodes.status(hash, empty.height)).unwrap();
     assert_eq!(status, ChainStatus::Active { confirmations: 2 });
     assert!(results.iter().all(|result| result.reached));
-    let again = tokio::task::block_in_place(|| nodes.submit(rival_hash, &rival));
+    let again = send(rival_hash, next.height, &rival);
     assert!(again[0].accepted && again[0].answer == "duplicate", "{again:?}");
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 use sluice_jobmanager::Nodes;
 use sluice_mining::Chain;
-use sluice_mining::node::{BlockNodes, ChainStatus};
+use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_mining::template::{JobParams, Template, build_job};
 use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
 use sluice_testkit::work::solve_block;
@@ -20,7 +20,7 @@ fn node() -> SimNode {
     SimNode::start(SimNodeConfig { mempool: 5, ..SimNodeConfig::default() }).unwrap()
 }
 
-/// A block on a node's tip, and its hash.
+/// A block on a node's tip, of the first height, and its hash.
 fn block_on(node: &SimNode, number: u64) -> ([u8; 32], Bytes) {
     let template = node.rpc().call("getblocktemplate", &json!([{ "rules": ["segwit"] }])).unwrap();
     let template = Template::from_gbt(&template.to_string()).unwrap();
@@ -42,21 +42,26 @@ fn block_on(node: &SimNode, number: u64) -> ([u8; 32], Bytes) {
     (sluice_mining::double_sha256(&block[..80]), block.into())
 }
 
+/// A block of the first height, to be preferred.
+fn first(hash: [u8; 32], block: &Bytes) -> SentBlock {
+    SentBlock { hash, height: 1, bytes: block.clone(), prefer: true }
+}
+
 #[test]
-fn a_rival_of_the_same_height_that_came_first_is_replaced() {
+fn trap_15_a_rival_of_the_same_height_that_came_first_is_replaced() {
     let node = node();
     let (hash, block) = block_on(&node, 1);
     let rival = node.mine(1).unwrap()[0];
     let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
-    let results = nodes.submit(hash, &block);
+    let results = nodes.submit(&first(hash, &block));
     assert!(results[0].accepted, "{results:?}");
-    assert_eq!(results[0].answer, "inconclusive");
+    assert_eq!((results[0].answer.as_str(), results[0].preferred, results[0].active), ("inconclusive", true, true));
     assert_eq!(bytes(node.tip()), hash);
     let rival = bytes(rival).try_into().unwrap();
     assert_eq!(nodes.status(hash, 1).unwrap(), ChainStatus::Active { confirmations: 1 });
     assert_eq!(nodes.status(rival, 1).unwrap(), ChainStatus::Inactive { rival_confirmations: 1 });
     assert_eq!(nodes.status([7; 32], 1).unwrap(), ChainStatus::Unknown);
-    let again = nodes.submit(hash, &block);
+    let again = nodes.submit(&first(hash, &block));
     assert!(again[0].accepted && again[0].answer == "duplicate", "submission is idempotent: {again:?}");
 }
 
@@ -66,38 +71,73 @@ fn a_block_that_comes_too_late_is_kept_but_not_accepted() {
     let (hash, block) = block_on(&node, 1);
     node.mine(2).unwrap();
     let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
-    let results = nodes.submit(hash, &block);
-    assert!(!results[0].accepted && results[0].reached, "{results:?}");
+    let results = nodes.submit(&first(hash, &block));
+    assert!(!results[0].accepted && results[0].reached && !results[0].active, "{results:?}");
     assert_eq!(nodes.status(hash, 1).unwrap(), ChainStatus::Inactive { rival_confirmations: 2 });
     assert_eq!(node.height(), 2);
 }
 
-/// One node hangs up, one refuses, one is slow: the good one has the block before the slow one has answered.
+/// The second of two blocks of ours at one height: the node keeps it beside the first.
+#[test]
+fn trap_15_a_block_whose_rival_is_ours_replaces_nothing() {
+    let node = node();
+    let ((ours, one), (hash, two)) = (block_on(&node, 1), block_on(&node, 2));
+    let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
+    assert!(nodes.submit(&first(ours, &one))[0].active);
+    for answer in ["inconclusive", "duplicate"] {
+        let results = nodes.submit(&SentBlock { prefer: false, ..first(hash, &two) });
+        assert_eq!((results[0].answer.as_str(), results[0].preferred, results[0].active), (answer, false, false));
+        assert_eq!(bytes(node.tip()), ours);
+    }
+    assert_eq!(node.view().calls["preciousblock"], 1);
+}
+
+/// What became of a block is recorded with how long it took.
+#[test]
+fn results_carry_latencies_in_order() {
+    let node = node();
+    let (hash, block) = block_on(&node, 1);
+    node.faults().delay("submitblock", Duration::from_millis(3));
+    node.faults().delay("preciousblock", Duration::from_millis(3));
+    let before = sluice_proto::EventTime::now().nanos();
+    let result = Nodes::new(&[sim("a", &node)]).unwrap().submit(&first(hash, &block)).remove(0);
+    assert!(result.accepted && result.preferred && result.active, "{result:?}");
+    assert!(result.micros >= 3_000 && result.settled_micros >= result.micros + 3_000, "{result:?}");
+    assert!((before..=sluice_proto::EventTime::now().nanos()).contains(&result.sent_ns));
+    node.faults().refuse_blocks(Some("bad-txns"));
+    let refused = Nodes::new(&[sim("a", &node)]).unwrap().submit(&first(hash, &block)).remove(0);
+    assert_eq!((refused.settled_micros, refused.active, refused.accepted), (0, false, false));
+}
+
+/// One node hangs up, one refuses, one is slow: the good one has the block, and the slow one is not waited for.
 #[test]
 fn a_bad_node_does_not_hold_back_the_others() {
     let (good, slow, refusing, dead) = (node(), node(), node(), node());
     let (hash, block) = block_on(&good, 1);
-    slow.faults().delay("submitblock", GUARD);
     refusing.faults().refuse_blocks(Some("rejected"));
     dead.faults().refuse(EVERY_METHOD, Some(Refusal::Close));
-    let configs = [sim("dead", &dead), sim("slow", &slow), sim("refusing", &refusing), sim("good", &good)];
-    let nodes = Nodes::new(&configs).unwrap();
+    let configs = [sim("dead", &dead), sim("refusing", &refusing), sim("good", &good)];
+    let nodes = Nodes::new(&configs).unwrap().waiting(GUARD);
     nodes.warm();
-    let results = std::thread::scope(|scope| {
-        let sent = scope.spawn(|| nodes.submit(hash, &block));
-        slow.wait_until(GUARD, |view| view.calls.contains_key("submitblock")).unwrap();
-        good.wait_until(GUARD, |view| view.accepted == 1).unwrap();
-        assert!(!sent.is_finished(), "the slow node has not answered");
-        slow.faults().clear();
-        drop(slow);
-        sent.join().unwrap()
-    });
+    let results = nodes.submit(&first(hash, &block));
     let names: Vec<(&str, bool, bool)> =
         results.iter().map(|result| (result.node.as_str(), result.reached, result.accepted)).collect();
-    let expected = [("dead", false, false), ("slow", false, false), ("refusing", true, false), ("good", true, true)];
+    let expected = [("dead", false, false), ("refusing", true, false), ("good", true, true)];
     assert_eq!(names, expected, "{results:?}");
-    assert_eq!(results[2].answer, "rejected");
+    assert_eq!(results[1].answer, "rejected");
     assert_eq!(nodes.status(hash, 1).unwrap(), ChainStatus::Active { confirmations: 1 });
+    slow.faults().delay("submitblock", GUARD);
+    let with_slow = [sim("slow", &slow), sim("good", &good)];
+    let with_slow = Nodes::new(&with_slow).unwrap().waiting(Duration::from_millis(10));
+    // Nor does the next block wait for the call that hangs.
+    for calls in 1..=2 {
+        let results = with_slow.submit(&first(hash, &block));
+        assert_eq!(
+            (&*results[0].answer, results[0].reached, &*results[1].answer),
+            ("no answer yet", false, "duplicate")
+        );
+        slow.wait_until(GUARD, |view| view.calls.get("submitblock") == Some(&calls)).unwrap();
+    }
     good.faults().refuse(EVERY_METHOD, Some(Refusal::Close));
     refusing.faults().refuse(EVERY_METHOD, Some(Refusal::Close));
     let error = nodes.status(hash, 1).unwrap_err();
@@ -114,7 +154,39 @@ fn a_connection_that_the_node_has_closed_is_made_again() {
     let (hash, block) = block_on(&node, 1);
     // Long past the limit: the kept connection is closed.
     std::thread::sleep(idle * 20);
-    let results = nodes.submit(hash, &block);
+    let results = nodes.submit(&first(hash, &block));
     assert!(results[0].accepted, "{results:?}");
     assert_eq!(node.view().calls["submitblock"], 1);
+}
+
+/// Complaint 8: getblocktemplate held submitblock back on the one connection there was.
+#[tokio::test(flavor = "multi_thread")]
+async fn submitblock_does_not_wait_for_getblocktemplate() {
+    let node = node();
+    let (hash, block) = block_on(&node, 1);
+    node.faults().delay("getblocktemplate", GUARD);
+    let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
+    let log = support::log().await;
+    let manager = support::start(&log, support::config(Chain::Regtest, vec![sim("a", &node)]), 1).await;
+    node.wait_until(GUARD, |view| view.calls["getblocktemplate"] == 2).unwrap();
+    let results = tokio::task::block_in_place(|| nodes.submit(&first(hash, &block)));
+    assert!(results[0].active, "{results:?}");
+    assert_eq!(manager.status().jobs, 0, "the template is still awaited");
+}
+
+/// The first block after hours goes out on a connection that is open.
+#[test]
+fn connections_for_blocks_are_kept_warm() {
+    let node = node();
+    let (hash, block) = block_on(&node, 1);
+    let before = node.connections();
+    let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
+    nodes.keep_warm(Duration::from_millis(5)).unwrap();
+    node.wait_until(GUARD, |view| view.calls.get("uptime").is_some_and(|calls| *calls >= 5)).unwrap();
+    assert_eq!(node.connections(), before + 1, "one connection for all of them");
+    // A question that hangs does not hold a block back.
+    node.faults().delay("uptime", GUARD);
+    let asked = node.view().calls["uptime"];
+    node.wait_until(GUARD, |view| view.calls["uptime"] > asked).unwrap();
+    assert!(nodes.submit(&first(hash, &block))[0].active);
 }

@@ -3,11 +3,25 @@
 use bytes::Bytes;
 use sluice_proto::v1::NodeResult;
 
+/// A block on its way to the nodes.
+#[derive(Clone, Debug)]
+pub struct SentBlock {
+    /// Its hash, internal order.
+    pub hash: [u8; 32],
+    /// Its height.
+    pub height: u32,
+    /// The whole block, serialised with witness.
+    pub bytes: Bytes,
+    /// Nodes that take it are asked to prefer it over a rival of the same height. Not where the rival is ours.
+    pub prefer: bool,
+}
+
 /// Nodes that take blocks.
 pub trait BlockNodes: Send + Sync {
     /// Sends a block to all nodes at once and waits for their answers; where one took it, asks it to prefer the block
-    /// over a rival of the same height. A node that has the block already has accepted it. One result per node.
-    fn submit(&self, hash: [u8; 32], block: &Bytes) -> Vec<NodeResult>;
+    /// over a rival of the same height, and which block it has at that height then. A node that has the block already
+    /// has accepted it. One result per node; a node that is much later than one that took the block is not waited for.
+    fn submit(&self, block: &SentBlock) -> Vec<NodeResult>;
 
     /// Where a block stands.
     ///

@@ -32,6 +32,8 @@ pub(crate) use view::View;
 const STOP: Duration = Duration::from_millis(4_500);
 /// After this long without the tasks having stopped, a write that waits for the ledger's database is given up.
 const LEDGER_PATIENCE: Duration = Duration::from_millis(1_500);
+/// Connections for blocks are used at least this often, so that no node closes them.
+const WARM: Duration = Duration::from_secs(10);
 
 /// Why a pool ended.
 pub(crate) enum End {
@@ -178,9 +180,8 @@ async fn externals(
     let mut externals = Externals::default();
     if runs(plan, "submit") {
         let nodes = Arc::new(Nodes::new(nodes)?);
-        let warm = nodes.clone();
         // Not waited for: a node that is down must not hold the pool.
-        tokio::task::spawn_blocking(move || warm.warm());
+        nodes.keep_warm(WARM)?;
         externals.insert::<Arc<dyn BlockNodes>>(nodes);
         externals.insert(Maturity(config.ledger.maturity));
     }

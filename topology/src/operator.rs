@@ -202,6 +202,24 @@ pub trait BroadcastTable: Send {
     /// task's state. Returns the smallest offset still needed; the task forgets what is before it.
     fn keep_from(&self) -> Offset;
 
+    /// Whether the record at `offset` has been applied and what it brought has been forgotten since. Before a record is
+    /// processed that requires `offset`, the task then reads the topic again and hands it to [`Self::recall`]. Only
+    /// asked about offsets before [`Self::keep_from`].
+    fn has_forgotten(&self, offset: Offset) -> bool {
+        let _ = offset;
+        false
+    }
+
+    /// Makes known again, until the next call, what was known when the record at `offset` was applied. `records` are
+    /// those of the topic in order, from some place on to `offset`. `false` if they do not go back far enough.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    fn recall(&mut self, offset: Offset, records: &[(Offset, Envelope)]) -> Result<bool, OperatorError> {
+        let _ = (offset, records);
+        Ok(true)
+    }
+
     /// For [`Context::lookup`].
     fn as_any(&self) -> &dyn Any;
 }

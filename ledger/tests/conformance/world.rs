@@ -55,7 +55,14 @@ pub fn outcome(number: u8, slice: u64, value: u64, finder: &str, status: BlockSt
         account: finder.to_owned(),
         worker: "rig".to_owned(),
         found_ns: slice * SLICE_NS + 5,
-        nodes: vec![NodeResult { node: "a".into(), accepted: true, answer: "null".into(), micros: 7, reached: true }],
+        nodes: vec![NodeResult {
+            node: "a".into(),
+            accepted: true,
+            answer: "null".into(),
+            micros: 7,
+            reached: true,
+            ..NodeResult::default()
+        }],
         confirmations: u32::from(status == BlockStatus::Confirmed) * 100,
     }
 }

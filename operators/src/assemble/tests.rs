@@ -105,7 +105,7 @@ fn p1_a_candidate_that_makes_no_block_is_left_out() {
 }
 
 #[test]
-fn a_candidate_of_the_last_tips_still_finds_its_transactions() {
+fn trap_02_a_candidate_of_a_forgotten_tip_gets_its_template_back() {
     let mut rig = rig();
     let candidates: Vec<Candidate> = (0..6)
         .map(|tip| {
@@ -117,12 +117,34 @@ fn a_candidate_of_the_last_tips_still_finds_its_transactions() {
             )
         })
         .collect();
-    for old in &candidates[..2] {
-        assert_eq!(rig.give("in", at(1), Body::Candidate(old.clone())), [], "forgotten after four tips");
-    }
     for recent in &candidates[2..] {
+        assert!(!rig.has_forgotten("template_table", recent.template_clock));
         assembled(&mut rig, recent);
     }
+    for old in candidates[..2].iter().chain(&candidates[..1]) {
+        assert!(rig.has_forgotten("template_table", old.template_clock));
+        let clock = old.template_clock;
+        assert!(!rig.recall("template_table", clock, clock), "its beginning is further back");
+        assert!(rig.recall("template_table", 1, clock));
+        assert!(!rig.has_forgotten("template_table", clock));
+        assembled(&mut rig, old);
+    }
+    assembled(&mut rig, &candidates[5]);
+    assert_eq!(rig.give("in", at(1), Body::Candidate(candidates[1].clone())), [], "not recalled: no wrong block");
+}
+
+/// A log that has trimmed the beginning of an era: the table begins with the next one.
+#[test]
+fn chunks_without_their_beginning_are_passed_over() {
+    let mut rig = rig();
+    let trimmed = template(1, transactions(3, true), true);
+    for (offset, chunk) in (1..).zip(chunks(&trimmed, 1, true, 100, |_| false)).skip(1) {
+        rig.apply("template_table", offset, at(0), Body::TemplateChunk(chunk)).unwrap();
+    }
+    let later = chunks(&trimmed, 2, false, 10_000, |_| true).remove(0);
+    rig.apply("template_table", 90, at(0), Body::TemplateChunk(later)).unwrap();
+    let next = candidate_of(&mut rig, &template(2, transactions(3, true), true), 3, 100);
+    assembled(&mut rig, &next);
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! `submit`: sends blocks to the nodes and follows what becomes of them (DESIGN 6, docs/adr/0006, invariant B1).
 //!
+//! Of two blocks of ours at one height the nodes are asked to prefer the first: the second one would replace a block
+//! that the network knows already.
+//!
 //! A block is sent before anything is committed, and again if a crash came between: nodes know a block they have. A
 //! block that no node could be reached for stays in the state and is sent again with each record that follows.
 //!
@@ -19,7 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use sluice_mining::node::{BlockNodes, ChainStatus};
+use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_mining::wire::display_hash;
 use sluice_proto::v1::{BlockOutcome, BlockStatus, SolvedBlock};
 use sluice_proto::{Body, EventTime, RecordKind};
@@ -104,7 +107,8 @@ impl Operator for Submit {
 impl Submit {
     fn send(&self, block: &SolvedBlock, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         let hash = hash_of(&block.hash)?;
-        let nodes = self.nodes.submit(hash, &block.block);
+        let prefer = !has_sibling(block, cx)?;
+        let nodes = self.nodes.submit(&SentBlock { hash, height: block.height, bytes: block.block.clone(), prefer });
         let accepted = nodes.iter().any(|node| node.accepted);
         let shown = display_hash(&block.hash);
         if !accepted && !nodes.iter().any(|node| node.reached) {
@@ -202,6 +206,19 @@ impl Submit {
             ChainStatus::Unknown => (status == BlockStatus::Refused && buried).then_some((BlockStatus::Orphaned, 0)),
         }
     }
+}
+
+/// Whether another block of ours is in the chain at this block's height, as far as is known.
+fn has_sibling(block: &SolvedBlock, cx: &Context<'_>) -> Result<bool, OperatorError> {
+    for (hash, _) in rows(OPEN, cx)? {
+        let row = cx.state.get(BLOCKS, &hash)?.ok_or_else(|| damaged(&hash))?;
+        let other = BlockOutcome::decode(row.clone()).map_err(|_| damaged(&row))?;
+        let stands = matches!(other.status(), BlockStatus::Accepted | BlockStatus::Active);
+        if stands && other.height == block.height && other.hash != block.hash {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Where a block stands that has taken no step, as an outcome; a refused one stands nowhere.

@@ -89,6 +89,34 @@ fn one_node_is_enough_and_none_is_a_refusal() {
     assert_eq!(nodes.take_asked(), [hash(1), hash(2)], "what is refused is not settled");
 }
 
+/// Ours that came first is known to the network: the nodes must not turn to the second one.
+#[test]
+fn trap_15_a_second_block_of_ours_at_a_height_does_not_replace_the_first() {
+    let (mut rig, nodes) = rig();
+    let send = |rig: &mut Rig, number, height| {
+        let block = SolvedBlock { height, ..solved(number, at(u64::from(number))) };
+        outcomes(rig, "in", Body::SolvedBlock(block));
+        nodes.take_preferred()
+    };
+    for number in [1, 2, 3, 4, 5] {
+        nodes.say(hash(number), &[Says::Takes]);
+    }
+    nodes.say(hash(6), &[Says::Refuses]);
+    assert_eq!(send(&mut rig, 1, 200), [hash(1)]);
+    assert_eq!(send(&mut rig, 2, 200), [[0; 32]; 0]);
+    assert_eq!(send(&mut rig, 3, 201), [hash(3)], "another height");
+    rig.commit();
+    rig.restart(&[]);
+    assert_eq!(send(&mut rig, 4, 200), [[0; 32]; 0], "also after a start");
+    // All of ours have lost their place to a rival: then the next one may have it.
+    for number in [1, 2, 4] {
+        nodes.stands(hash(number), Some(ChainStatus::Inactive { rival_confirmations: 1 }));
+    }
+    tip(&mut rig, true);
+    assert_eq!(send(&mut rig, 5, 200), [hash(5)]);
+    assert_eq!(send(&mut rig, 6, 202), [hash(6)]);
+}
+
 /// B1: a block that no node could be reached for is sent again with everything that comes, until one answers.
 #[test]
 fn b1_a_block_that_reached_nobody_is_sent_again() {

@@ -1,7 +1,8 @@
 //! `template_table`: the transactions of templates, from `mining.templates`.
 //!
 //! A full template begins an era; later ones of the era carry only what is new. The transactions of the last
-//! `ERAS` eras are kept, so that a block found on the tip before the last still finds its transactions.
+//! `ERAS` eras are kept, so that a block found on the tip before the last still finds its transactions at once. What an
+//! older candidate cites is recalled from the topic: no candidate goes without its block because it had to wait.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -33,6 +34,13 @@ pub struct TemplateTable {
     eras: VecDeque<Era>,
     applied: Offset,
     partial: Option<Partial>,
+    recalled: Option<Recalled>,
+}
+
+/// An era that had been forgotten, as far as a candidate needs it.
+struct Recalled {
+    era: Era,
+    to: Offset,
 }
 
 struct Era {
@@ -54,13 +62,19 @@ struct Partial {
 impl TemplateTable {
     /// The transactions of a template in block order; `None` if it is not known (any more).
     pub fn transactions(&self, template_id: u64) -> Option<Vec<BlockTx>> {
-        self.eras.iter().rev().find_map(|era| {
+        let recalled = self.recalled.iter().map(|recalled| &recalled.era);
+        self.eras.iter().rev().chain(recalled).find_map(|era| {
             let ids = era.templates.get(&template_id)?;
             ids.iter().map(|id| era.transactions.get(id).cloned()).collect()
         })
     }
 
     fn take(&mut self, offset: Offset, chunk: &TemplateChunk) -> Result<(), OperatorError> {
+        if self.eras.is_empty() && self.partial.is_none() && !begins_era(chunk) {
+            // The log has trimmed the beginning of its era.
+            tracing::debug!(%offset, template = chunk.template_id, "a chunk whose beginning is not there any more");
+            return Ok(());
+        }
         let wrong = |what: &str| {
             OperatorError::Record(format!("template {:x}, chunk {}: {what}", chunk.template_id, chunk.index))
         };
@@ -124,7 +138,32 @@ impl BroadcastTable for TemplateTable {
         self.eras.front().map_or(self.applied, |era| era.from)
     }
 
+    fn has_forgotten(&self, offset: Offset) -> bool {
+        // 0 is what a block without transactions cites.
+        let recalled = self.recalled.as_ref().is_some_and(|Recalled { era, to }| (era.from..=*to).contains(&offset));
+        offset > Offset::ZERO && offset < self.keep_from() && !recalled
+    }
+
+    fn recall(&mut self, offset: Offset, records: &[(Offset, Envelope)]) -> Result<bool, OperatorError> {
+        let begins = |(_, record): &(Offset, Envelope)| match &record.body {
+            Some(Body::TemplateChunk(chunk)) => begins_era(chunk),
+            _ => false,
+        };
+        // A full template that a stop cut off is followed by another one before anything cites it.
+        let Some(first) = records.iter().rposition(begins) else { return Ok(false) };
+        let mut again = Self::default();
+        for (at, record) in &records[first..] {
+            again.apply(*at, record)?;
+        }
+        self.recalled = again.eras.pop_back().map(|era| Recalled { era, to: offset });
+        Ok(true)
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+fn begins_era(chunk: &TemplateChunk) -> bool {
+    chunk.full && chunk.index == 0
 }

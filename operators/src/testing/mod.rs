@@ -60,6 +60,18 @@ impl Rig {
         self.lookups.get_mut(kind).unwrap().apply(Offset::new(offset), &record)
     }
 
+    /// Whether a broadcast table has forgotten what the record at `offset` brought.
+    pub(crate) fn has_forgotten(&self, kind: &str, offset: u64) -> bool {
+        self.lookups.get(kind).unwrap().has_forgotten(Offset::new(offset))
+    }
+
+    /// Lets a broadcast table recall what the record at `to` brought, from the records from `from` on.
+    pub(crate) fn recall(&mut self, kind: &str, from: u64, to: u64) -> bool {
+        let again = self.applied[kind].range(from..=to);
+        let records: Vec<_> = again.map(|(offset, record)| (Offset::new(*offset), record.clone())).collect();
+        self.lookups.get_mut(kind).unwrap().recall(Offset::new(to), &records).unwrap()
+    }
+
     /// Makes the table of jobs again from the records that it says it needs, as the runtime does at a restart.
     pub(crate) fn rebuild_jobs(&mut self) {
         let from = self.lookups.get("job_table").unwrap().keep_from();

@@ -5,8 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use bytes::Bytes;
-use sluice_mining::node::{BlockNodes, ChainStatus};
+use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_proto::v1::NodeResult;
 
 /// What a node does with a block.
@@ -31,6 +30,7 @@ struct Script {
     /// Where blocks stand; nobody answers about others.
     status: BTreeMap<[u8; 32], ChainStatus>,
     submitted: Vec<[u8; 32]>,
+    preferred: Vec<[u8; 32]>,
     asked: Vec<[u8; 32]>,
 }
 
@@ -54,6 +54,11 @@ impl ScriptedNodes {
         std::mem::take(&mut self.0.lock().unwrap().submitted)
     }
 
+    /// The blocks sent to be preferred over rivals since the last call, in order.
+    pub fn take_preferred(&self) -> Vec<[u8; 32]> {
+        std::mem::take(&mut self.0.lock().unwrap().preferred)
+    }
+
     /// The blocks asked about since the last call, in order.
     pub fn take_asked(&self) -> Vec<[u8; 32]> {
         std::mem::take(&mut self.0.lock().unwrap().asked)
@@ -61,16 +66,21 @@ impl ScriptedNodes {
 }
 
 impl BlockNodes for ScriptedNodes {
-    fn submit(&self, hash: [u8; 32], _: &Bytes) -> Vec<NodeResult> {
+    fn submit(&self, block: &SentBlock) -> Vec<NodeResult> {
         let mut script = self.0.lock().unwrap();
-        script.submitted.push(hash);
-        let says = script.blocks.get(&hash).cloned().unwrap_or_else(|| vec![Says::Nothing]);
+        script.submitted.push(block.hash);
+        if block.prefer {
+            script.preferred.push(block.hash);
+        }
+        let says = script.blocks.get(&block.hash).cloned().unwrap_or_else(|| vec![Says::Nothing]);
         let result = |(number, says): (usize, Says)| NodeResult {
             node: format!("node{}", number + 1),
             accepted: says == Says::Takes,
             answer: format!("{says:?}"),
             micros: 7,
             reached: says != Says::Nothing,
+            preferred: block.prefer && says == Says::Takes,
+            ..NodeResult::default()
         };
         says.into_iter().enumerate().map(result).collect()
     }

@@ -5,6 +5,7 @@
 //! a reader nothing new by the ledger's rule for block hashes.
 
 use sluice_operators::KINDS;
+use sluice_proto::Body;
 
 use crate::harness::{Disturbance, Outcome, Place, run};
 use crate::scenarios;
@@ -50,6 +51,23 @@ async fn s2_every_operator_gives_the_same_whatever_happens_to_its_task() {
 #[tokio::test]
 async fn s2_every_operator_gives_the_same_on_the_durable_log() {
     every_kind(100, Place::Disk).await;
+}
+
+/// A join must not lose blocks: what the table has forgotten by then is read from the topic again.
+#[tokio::test]
+async fn trap_02_a_candidate_that_waited_through_many_tips_becomes_its_block() {
+    let kind = KINDS.iter().find(|kind| kind.name == "assemble").unwrap();
+    for seed in 0..3 {
+        let scenario = scenarios::of("assemble", seed).unwrap();
+        let sent = scenario.steps.iter().flat_map(|step| &step.records);
+        let good = sent.filter(|(_, body)| matches!(body, Body::Candidate(candidate) if candidate.template_id < 99));
+        let expected = good.count();
+        let last = scenario.steps.last().unwrap();
+        assert!(last.records.len() == 14 && last.topic == "in.in", "candidates of all tips after all templates");
+        let outcome = run(kind, scenario, Disturbance::Restarts, seed, Place::Memory).await;
+        let solved: usize = outcome.outputs.iter().map(|(_, records)| records.len()).sum();
+        assert_eq!(solved, expected);
+    }
 }
 
 #[test]

@@ -147,12 +147,14 @@ fn share_or_tick(random: &mut Random, jobs: &[Job]) -> Body {
     })
 }
 
-/// Templates of four tips, full ones and what was added to them, and candidates of each.
+/// Templates of seven tips, full ones and what was added to them, and candidates of each: some come at once, some when
+/// the table has forgotten their template.
 fn assemble(random: &mut Random) -> Scenario {
     let mut steps = Vec::new();
+    let mut late = Vec::new();
     let mut next = 1;
     let mut id = 0;
-    for tip in 1..=4_u8 {
+    for tip in 1..=7_u8 {
         let mut transactions = Vec::new();
         for version in 0..2 {
             id += 1;
@@ -166,10 +168,12 @@ fn assemble(random: &mut Random) -> Scenario {
             steps.push(Step { at: Some(next), ..step("table.template_table", records.collect()) });
             next += count;
             let job = job_of(&template, id, next - 1, version == 0);
-            let found: Records = (0..3).map(|session| (at(id * 1_000), found(random, &job, session))).collect();
-            steps.push(step("in.in", found));
+            let now: Records = (0..3).map(|session| (at(id * 1_000), found(random, &job, session))).collect();
+            steps.push(step("in.in", now));
+            late.push((at(id * 1_000 + 500), found(random, &job, 5)));
         }
     }
+    steps.push(step("in.in", late));
     Scenario::new(steps)
 }
 

@@ -28,6 +28,8 @@ pub struct Faults {
     methods: Mutex<HashMap<String, Method>>,
     blocks: Mutex<Option<String>>,
     silent: Mutex<bool>,
+    lossy: Mutex<bool>,
+    clock: Mutex<Option<u64>>,
 }
 
 /// Stands for every method in [`Faults::delay`] and [`Faults::refuse`].
@@ -54,11 +56,23 @@ impl Faults {
         *self.silent.lock() = silent;
     }
 
+    /// Loses what is published by ZMQ while set: subscribers see a gap in the numbers.
+    pub fn lose_zmq(&self, lost: bool) {
+        *self.lossy.lock() = lost;
+    }
+
+    /// Lets the clock of templates stand still at this time, seconds since the Unix epoch; `None` ends the fault.
+    pub fn stop_clock(&self, at: Option<u64>) {
+        *self.clock.lock() = at;
+    }
+
     /// Ends all faults of this list.
     pub fn clear(&self) {
         self.methods.lock().clear();
         self.blocks.lock().take();
         self.silence_zmq(false);
+        self.lose_zmq(false);
+        self.stop_clock(None);
     }
 
     pub(super) fn pause_before(&self, method: &str) -> Duration {
@@ -75,6 +89,14 @@ impl Faults {
 
     pub(super) fn block_refusal(&self) -> Option<String> {
         self.blocks.lock().clone()
+    }
+
+    pub(super) fn stopped_clock(&self) -> Option<u64> {
+        *self.clock.lock()
+    }
+
+    pub(super) fn zmq_is_lossy(&self) -> bool {
+        *self.lossy.lock()
     }
 
     pub(super) fn zmq_is_silent(&self) -> bool {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ struct Shared {
     /// Connections on which nothing comes for this long are closed.
     idle: Duration,
     stopping: AtomicBool,
+    accepted: AtomicU64,
     open: Mutex<HashMap<u64, Open>>,
 }
 
@@ -64,6 +65,7 @@ impl Server {
             authorization: format!("Basic {}", base64(auth.as_bytes())),
             idle,
             stopping: AtomicBool::new(false),
+            accepted: AtomicU64::new(0),
             open: Mutex::default(),
         });
         let accepting = shared.clone();
@@ -75,6 +77,11 @@ impl Server {
     /// Where it listens.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connections so far.
+    pub(super) fn connections(&self) -> u64 {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// Closes every connection; calls in progress get no answer.
@@ -100,6 +107,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopping.load(Ordering::SeqCst) {
             return;
         }
+        shared.accepted.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = stream.and_then(|stream| connection(number, stream, shared)) {
             tracing::warn!(%error, "a connection to the simulated node failed");
         }

@@ -153,6 +153,7 @@ impl SimNode {
             changed: Condvar::new(),
             faults: Faults::default(),
             stop: Stop::default(),
+            since: Instant::now(),
         };
         let shared = Arc::new(shared);
         let answering = shared.clone();
@@ -206,6 +207,11 @@ impl SimNode {
     /// `USER:PASSWORD` of its RPC.
     pub fn auth(&self) -> &str {
         &self.config.auth
+    }
+
+    /// Connections to its RPC so far.
+    pub fn connections(&self) -> u64 {
+        self.server.connections()
     }
 
     /// A client of its RPC.

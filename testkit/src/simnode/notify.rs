@@ -10,6 +10,8 @@ pub(super) struct Publisher {
     endpoint: String,
     /// Messages so far, by topic.
     counts: [u32; 2],
+    /// Messages are counted but not sent.
+    pub(super) lossy: bool,
     /// Changes of the mempool so far, which Bitcoin Core numbers from 1.
     mempool: u64,
 }
@@ -25,7 +27,13 @@ impl Publisher {
         let port = if port == 0 { "*".to_owned() } else { port.to_string() };
         socket.bind(&format!("tcp://127.0.0.1:{port}")).with_context(|| format!("ZMQ on port {port}"))?;
         let endpoint = socket.get_last_endpoint()?.map_err(|_| anyhow!("ZMQ has no endpoint"))?;
-        Ok(Self { socket, endpoint: endpoint.trim_end_matches('\0').to_owned(), counts: [0; 2], mempool: 0 })
+        Ok(Self {
+            socket,
+            endpoint: endpoint.trim_end_matches('\0').to_owned(),
+            counts: [0; 2],
+            lossy: false,
+            mempool: 0,
+        })
     }
 
     /// `tcp://127.0.0.1:PORT`.
@@ -54,6 +62,9 @@ impl Publisher {
     fn send(&mut self, topic: usize, name: &[u8], body: Vec<u8>) {
         let count = self.counts[topic];
         self.counts[topic] = count.wrapping_add(1);
+        if self.lossy {
+            return;
+        }
         // A publisher never blocks: what a subscriber cannot take is dropped, and the count shows the gap.
         if let Err(error) = self.socket.send_multipart([name.to_vec(), body, count.to_le_bytes().to_vec()], 0) {
             tracing::warn!(%error, "a notice was not published");

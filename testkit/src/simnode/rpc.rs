@@ -129,6 +129,7 @@ fn call_method(shared: &Shared, method: &str, params: &Value) -> Outcome {
             Ok(block)
         }
         "getblockchaininfo" => Ok(blockchain_info(&shared.state.lock())),
+        "uptime" => Ok(json!(shared.since.elapsed().as_secs())),
         "getnetworkinfo" => Ok(network_info()),
         "getmempoolinfo" => Ok(mempool_info(&shared.state.lock())),
         "getrawmempool" => {
@@ -184,7 +185,8 @@ fn get_block_template(shared: &Shared, request: Option<&Value>) -> Outcome {
             }
         }
     }
-    Ok(template::template(&state.chain, &state.mempool, unix_time()))
+    let now = shared.faults.stopped_clock().unwrap_or_else(unix_time);
+    Ok(template::template(&state.chain, &state.mempool, now))
 }
 
 fn submit_block(shared: &Shared, data: Option<&Value>) -> Outcome {

@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     pub(super) faults: Faults,
     pub(super) stop: Stop,
+    /// When it started.
+    pub(super) since: Instant,
 }
 
 impl State {
@@ -162,6 +164,7 @@ impl Shared {
         let hash = block.block_hash();
         let silent = self.faults.zmq_is_silent();
         let mut state = self.state.lock();
+        state.publisher.lossy = self.faults.zmq_is_lossy();
         let (fate, steps) = state.chain.accept(block.clone(), unix_time());
         if matches!(fate, Fate::Tip | Fate::Side) {
             state.remember(&Record::Block(Box::new(block), origin))?;

@@ -17,6 +17,10 @@ use super::plan::TableFeed;
 use super::reader::ReadError;
 use crate::operator::{BroadcastTable, Lookups};
 
+/// How many offsets are read again first where a table has forgotten something, and by how much more each time.
+const RECALL: u64 = 256;
+const RECALL_GROWTH: u64 = 8;
+
 /// What feeds one table; the table itself is among the task's [`Lookups`].
 pub(crate) struct Broadcast {
     pub(crate) kind: &'static str,
@@ -25,6 +29,8 @@ pub(crate) struct Broadcast {
     pub(crate) feed: Feed,
     /// Records whose bytes are kept in the task's state.
     kept: BTreeSet<Offset>,
+    /// Offset of the oldest of them; what is before it the table may have forgotten.
+    kept_from: Offset,
     pub(crate) processed: u64,
 }
 
@@ -51,14 +57,15 @@ impl Broadcast {
             }
         };
         let feed = Feed::new(log.clone(), partition, next, watermarks);
-        let kept = BTreeSet::new();
-        let mut this = Self { kind: spec.kind.name, name: spec.name.clone(), slot, feed, kept, processed: 0 };
+        let (kind, name, kept) = (spec.kind.name, spec.name.clone(), BTreeSet::new());
+        let mut this = Self { kind, name, slot, feed, kept, kept_from: Offset::ZERO, processed: 0 };
         for (offset, raw) in persist::raw_records(tables, &this.slot)? {
             let partition = this.feed.partition().clone();
             let record = decode(raw).map_err(|error| ReadError::Decode { partition, offset, error })?;
             table.apply(offset, &record).map_err(|error| this.refused(offset, error))?;
             this.kept.insert(offset);
         }
+        this.kept_from = table.keep_from();
         Ok(this)
     }
 
@@ -93,7 +100,8 @@ impl Broadcast {
             }
             self.feed.next = next;
         }
-        let still_needed = self.kept.split_off(&table.keep_from());
+        self.kept_from = table.keep_from();
+        let still_needed = self.kept.split_off(&self.kept_from);
         for forgotten in std::mem::replace(&mut self.kept, still_needed) {
             persist::forget_raw(tables, &self.slot, forgotten);
         }
@@ -125,6 +133,32 @@ impl Broadcast {
             self.apply_ready(lookups, tables)?;
         }
         Ok(true)
+    }
+
+    /// Where the table has forgotten what the record at `offset` brought, reads the topic again, from further and further
+    /// back, until the table knows it again. A record that the log has trimmed stays forgotten.
+    pub(crate) async fn recall(&mut self, offset: Offset, lookups: &mut Lookups) -> Result<(), TaskError> {
+        let Some(table) = lookups.get_mut(self.kind) else { return Ok(()) };
+        if offset >= self.kept_from || !table.has_forgotten(offset) {
+            return Ok(());
+        }
+        let (start, mut span) = (self.feed.start_of_log().await?, RECALL);
+        loop {
+            let from = Offset::new((offset.get() + 1).saturating_sub(span)).max(start);
+            let records = self.feed.read_again(from, offset).await?;
+            if table.recall(offset, &records).map_err(|error| self.refused(offset, error))? {
+                tracing::info!(table = self.name, %offset, records = records.len(), "read again what a table had forgotten");
+                return Ok(());
+            }
+            if from <= start {
+                tracing::error!(
+                    table = self.name, partition = %self.feed.partition(), %offset, %start,
+                    "a record needs what the log has trimmed: keep the topic for longer"
+                );
+                return Ok(());
+            }
+            span = span.saturating_mul(RECALL_GROWTH);
+        }
     }
 
     /// The error of a record that needs `needed`, which [`Broadcast::reach`] did not find.

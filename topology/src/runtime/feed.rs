@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sluice_log::{LogError, Partition, Record, SharedLog};
 use sluice_proto::Offset;
+use sluice_proto::v1::Envelope;
 
 use super::lanes::Watermarks;
 use super::reader::{Gate, READ_BYTES, ReadError};
@@ -77,6 +78,29 @@ impl Feed {
             }
         }
         records
+    }
+
+    /// The records from `from` to `to`, once more; the position stays where it is. Fewer where the log has fewer.
+    pub(crate) async fn read_again(&self, from: Offset, to: Offset) -> Result<Vec<(Offset, Envelope)>, ReadError> {
+        let partition = self.gate.partition.clone();
+        let mut gate = Gate::new(partition.clone(), self.log.uuid(), Watermarks::mid_stream());
+        let (mut again, mut at) = (Vec::new(), from);
+        while at <= to {
+            let read = self.log.read(&partition, at, READ_BYTES, Duration::ZERO).await;
+            let records = read.map_err(|error| gate.log_error(at, error))?;
+            let Some(last) = records.last() else { break };
+            at = last.offset.next();
+            for record in records.into_iter().take_while(|record| record.offset <= to) {
+                again.extend(gate.pass(record)?.map(|admitted| (admitted.offset, admitted.envelope)));
+            }
+        }
+        Ok(again)
+    }
+
+    /// Where the log begins.
+    pub(crate) async fn start_of_log(&self) -> Result<Offset, ReadError> {
+        let bounds = self.log.bounds(&self.gate.partition).await;
+        bounds.map(|bounds| bounds.start).map_err(|error| self.gate.log_error(self.next, error))
     }
 
     /// The log's end.

@@ -291,7 +291,7 @@ impl Task {
         if broadcast.has_reached(offset)
             || broadcast.reach(offset, self.table_timeout, &mut self.lookups, &mut self.tables).await?
         {
-            return Ok(());
+            return broadcast.recall(offset, &mut self.lookups).await;
         }
         Err(broadcast.behind(name, offset, self.table_timeout))
     }
