@@ -24,6 +24,8 @@ pub struct GatewayConfig {
     pub min_difficulty: Difficulty,
     /// Highest difficulty to give out.
     pub max_difficulty: Difficulty,
+    /// Lowest difficulty to give out to NiceHash, which refuses pools that give less.
+    pub nicehash_min_difficulty: Difficulty,
     /// Threads that serve miners; 0 means one per core.
     pub workers: usize,
     /// How often each partition of the topic of shares is told the time.
@@ -49,6 +51,7 @@ impl GatewayConfig {
             difficulty: Difficulty::from_integer(1024).unwrap_or(Difficulty::ONE),
             min_difficulty: Difficulty::MIN,
             max_difficulty: Difficulty::from_integer(1_000_000_000_000).unwrap_or(Difficulty::MAX),
+            nicehash_min_difficulty: Difficulty::from_integer(500_000).unwrap_or(Difficulty::ONE),
             workers: 0,
             tick: Duration::from_secs(1),
             line_limit: 8 << 10,
@@ -80,6 +83,7 @@ impl GatewayConfig {
             difficulty: difficulty("difficulty")?,
             min_difficulty: difficulty("min_difficulty")?,
             max_difficulty: difficulty("max_difficulty")?,
+            nicehash_min_difficulty: difficulty("nicehash_min_difficulty")?,
             workers: size("workers")?,
             tick: settings.duration("tick"),
             line_limit: size("line_limit")?,

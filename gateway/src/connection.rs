@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::net::tcp::OwnedWriteHalf;
 
+use crate::GatewayConfig;
 use crate::session::Session;
 
 /// Why a connection has ended.
@@ -35,7 +36,8 @@ pub(crate) struct Connection {
 /// What changes of a connection.
 pub(crate) struct State {
     pub(crate) session: Session,
-    writer: OwnedWriteHalf,
+    /// `None` once another worker has it.
+    writer: Option<OwnedWriteHalf>,
     /// What the system did not take yet.
     out: Vec<u8>,
     /// The beginning of a line.
@@ -46,21 +48,33 @@ pub(crate) struct State {
     pub(crate) in_flight: usize,
     /// The miner sends no more, but waits for answers.
     pub(crate) half_closed: bool,
+    /// The worker that is to go on with it.
+    pub(crate) moves: Option<u32>,
     ended: Option<Ended>,
 }
 
 impl State {
-    pub(crate) fn new(session: Session, writer: OwnedWriteHalf) -> Self {
+    /// `out` is what another worker could not write yet.
+    pub(crate) fn new(session: Session, writer: OwnedWriteHalf, out: Vec<u8>) -> Self {
         Self {
             session,
-            writer,
-            out: Vec::new(),
+            writer: Some(writer),
+            out,
             begun: Vec::new(),
             waker: None,
             in_flight: 0,
             half_closed: false,
+            moves: None,
             ended: None,
         }
+    }
+
+    /// What another worker needs to go on with it: the session, the way to the miner, what was not written and what was
+    /// not dealt with. `None` if it was asked before.
+    pub(crate) fn detach(&mut self, config: &GatewayConfig) -> Option<(Session, OwnedWriteHalf, Vec<u8>, Vec<u8>)> {
+        let writer = self.writer.take()?;
+        let session = std::mem::replace(&mut self.session, Session::new(config));
+        Some((session, writer, std::mem::take(&mut self.out), std::mem::take(&mut self.begun)))
     }
 
     /// Why it has ended, if it has.
@@ -98,12 +112,10 @@ impl State {
     /// Writes `bytes`; what the system does not take is kept, up to `limit` bytes. Beyond them the miner is not reading,
     /// and the connection is ended.
     pub(crate) fn send(&mut self, bytes: &[u8], limit: usize) {
-        if self.ended.is_some() || bytes.is_empty() {
-            return;
-        }
+        let Some(writer) = self.writer.as_ref().filter(|_| self.ended.is_none() && !bytes.is_empty()) else { return };
         let mut rest = bytes;
         if self.out.is_empty() {
-            match self.writer.try_write(bytes) {
+            match writer.try_write(bytes) {
                 Ok(written) => rest = &bytes[written..],
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return self.end(Ended::Failed(error.kind())),
@@ -121,11 +133,11 @@ impl State {
 
     /// Writes what is kept, as far as the system takes it.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) {
-        while !self.out.is_empty() && self.ended.is_none() {
-            match self.writer.as_ref().poll_write_ready(cx) {
+        while let Some(writer) = self.writer.as_ref().filter(|_| !self.out.is_empty() && self.ended.is_none()) {
+            match writer.as_ref().poll_write_ready(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Err(error)) => return self.end(Ended::Failed(error.kind())),
-                Poll::Ready(Ok(())) => match self.writer.try_write(&self.out) {
+                Poll::Ready(Ok(())) => match writer.try_write(&self.out) {
                     Ok(written) if written == self.out.len() => self.out = Vec::new(),
                     Ok(written) => drop(self.out.drain(..written)),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
@@ -154,7 +166,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         stream.writable().await.unwrap();
         let config = crate::GatewayConfig::new("g", sluice_mining::Chain::Regtest);
-        let mut state = State::new(Session::new(&config), stream.into_split().1);
+        let mut state = State::new(Session::new(&config), stream.into_split().1, Vec::new());
         // More than the system takes for a peer that does not read.
         let line = vec![b'x'; 1 << 20];
         let mut sent = 0;

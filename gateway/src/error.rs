@@ -56,6 +56,14 @@ pub enum GatewayError {
         /// Which job and what is wrong with it.
         problem: String,
     },
+    /// A record in the topic of decisions that is none.
+    #[error("{name}: {problem}")]
+    Target {
+        /// The gateway's name in the topology.
+        name: String,
+        /// Which record, and what to do.
+        problem: String,
+    },
     /// The system gave no thread or no event loop.
     #[error("{name}: cannot start a thread: {error}")]
     Thread {

@@ -4,19 +4,22 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::Epoch;
 use sluice_topology::runtime::Producer;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::acceptor::{Acceptor, listen};
 use crate::identity::Identities;
 use crate::jobs::{JobBatch, JobFeed};
+use crate::protocol::reply;
+use crate::resume::Tokens;
 use crate::shared::{FailOnPanic, Shared};
 use crate::targets::{Decision, TargetFeed};
-use crate::worker::{Inbox, Worker};
+use crate::worker::{Inbox, Mail, Worker};
 use crate::{GatewayConfig, GatewayError, GatewayStatus};
 
 /// Connections, jobs or decisions that wait for a worker; the thread that hands them over waits beyond it.
@@ -68,15 +71,17 @@ impl Gateway {
         let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &config.name, io.epoch);
         let identities = Identities::new(config.id, io.epoch, partitions, workers);
         let (shares, candidates) = (producer(&io.shares, partitions), producer(&io.candidates, 1));
-        let shared = Arc::new(Shared::new(config.clone(), identities, shares, candidates, workers as usize));
+        let tokens = Tokens::new(io.log.uuid());
+        let (mail, letters): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(INBOX)).unzip();
+        let shared = Arc::new(Shared::new(config.clone(), identities, tokens, shares, candidates, mail));
         let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain).await?;
         jobs.last().into_iter().for_each(|batch| shared.note(batch));
         let listeners = listen(&config).await?;
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut gateway = Self { shared, addresses, threads: Mutex::default() };
         let mut outward = Outward::default();
-        for number in 0..workers {
-            gateway.spawn_worker(number, jobs.clone(), &mut outward)?;
+        for (number, mail) in (0..workers).zip(letters) {
+            gateway.spawn_worker(number, jobs.clone(), mail, &mut outward)?;
         }
         let targets = gateway.target_feeds(&io, &outward).await?;
         gateway.spawn_main(listeners, feed, targets, outward)?;
@@ -88,6 +93,7 @@ impl Gateway {
         &mut self,
         number: u32,
         jobs: Vec<Arc<JobBatch>>,
+        mail: Receiver<Mail>,
         outward: &mut Outward,
     ) -> Result<(), GatewayError> {
         let (connections, connections_in) = channel(INBOX);
@@ -96,7 +102,7 @@ impl Gateway {
         outward.connections.push(connections);
         outward.jobs.push(jobs_out);
         outward.targets.push(targets);
-        let inbox = Inbox { connections: connections_in, jobs: jobs_in, targets: targets_in };
+        let inbox = Inbox { connections: connections_in, jobs: jobs_in, targets: targets_in, mail };
         self.spawn(&format!("gateway-{number}"), move |shared| Worker::run(shared, number, jobs, inbox))
     }
 
@@ -169,6 +175,44 @@ impl Gateway {
     /// What it does, in numbers.
     pub fn status(&self) -> GatewayStatus {
         self.shared.status()
+    }
+
+    /// Shows a text to all miners that get jobs (`client.show_message`). What a miner does with it is its own affair.
+    pub async fn show_message(&self, text: &str) {
+        self.tell_all(reply::show_message(text)).await;
+    }
+
+    /// Shows a text to the miner of one session; false if the session is not this gateway's.
+    pub async fn show_message_to(&self, session: u64, text: &str) -> bool {
+        self.ask(session, Mail::Tell(Some(session), reply::show_message(text).into())).await
+    }
+
+    /// Asks all miners that get jobs to connect again (`client.reconnect`), to the address that they know.
+    pub async fn reconnect(&self) {
+        self.tell_all(reply::RECONNECT).await;
+    }
+
+    /// Gives a session another extranonce1 with the next job (`mining.set_extranonce`), if its miner has subscribed to such
+    /// changes; false if the session is not this gateway's.
+    pub async fn change_extranonce(&self, session: u64) -> bool {
+        self.ask(session, Mail::ChangeExtranonce(session)).await
+    }
+
+    async fn tell_all(&self, line: impl Into<Bytes>) {
+        let line = line.into();
+        for worker in &self.shared.mail {
+            if worker.send(Mail::Tell(None, line.clone())).await.is_err() {
+                tracing::debug!("a message after the stop");
+            }
+        }
+    }
+
+    async fn ask(&self, session: u64, letter: Mail) -> bool {
+        let worker = self.shared.identities.worker_of_session(session);
+        match worker.and_then(|worker| self.shared.mail.get(worker as usize)) {
+            Some(worker) => worker.send(letter).await.is_ok(),
+            None => false,
+        }
     }
 
     /// Resolves with the cause when it has failed for good. From then on nothing is answered.

@@ -1,5 +1,6 @@
 //! Who a session is: its id, its extranonce1, its partition.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -39,13 +40,15 @@ pub(crate) struct Identities {
     workers: u32,
     next: AtomicU64,
     slots: Mutex<Slots>,
+    /// Live sessions that began at another gateway or start.
+    adopted: Mutex<HashSet<u64>>,
 }
 
 impl Identities {
     /// Identities of the gateway `id` in `epoch`, for sessions in this many partitions served by this many workers.
     pub(crate) fn new(id: u8, epoch: Epoch, partitions: u32, workers: u32) -> Self {
         let slots = Mutex::new(Slots::new(epoch));
-        Self { id, epoch, partitions, workers, next: AtomicU64::new(1), slots }
+        Self { id, epoch, partitions, workers, next: AtomicU64::new(1), slots, adopted: Mutex::default() }
     }
 
     /// Identities of which none is left.
@@ -61,10 +64,19 @@ impl Identities {
         partition % self.workers
     }
 
-    /// The worker of one of this start's sessions; `None` for a session of another gateway or start.
+    /// The worker that serves a session if it is here: that of the session's partition.
+    pub(crate) fn home_of(&self, session: u64) -> u32 {
+        self.worker_of(self.partition(session))
+    }
+
+    /// The worker of a session that may be live here: one of this start, or one that was adopted.
     pub(crate) fn worker_of_session(&self, session: u64) -> Option<u32> {
-        let ours = session >> 32 == self.prefix() >> 32;
-        ours.then(|| self.worker_of(self.partition(session)))
+        let ours = self.began_here(session) || self.adopted.lock().contains(&session);
+        ours.then(|| self.home_of(session))
+    }
+
+    fn began_here(&self, session: u64) -> bool {
+        session >> 32 == self.prefix() >> 32
     }
 
     fn prefix(&self) -> u64 {
@@ -77,27 +89,70 @@ impl Identities {
 
     /// An identity in one of the partitions of `worker`. Jobs before `live_from` can no longer be cited.
     pub(crate) fn take(&self, worker: u32, live_from: u64) -> Result<Identity, Exhausted> {
-        let slot = self.slots.lock().take(Instant::now(), live_from).ok_or(Exhausted::Slots)?;
-        let extranonce1 = (u32::from(self.id) << SLOT_BITS) | slot;
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number > u64::from(u32::MAX) {
-                self.slots.lock().release(slot, None, Instant::now());
                 return Err(Exhausted::Numbers);
             }
             let session = self.prefix() | number;
-            let partition = self.partition(session);
-            if self.worker_of(partition) == worker {
-                return Ok(Identity { session, extranonce1, partition });
+            if self.home_of(session) == worker {
+                return self.identity(session, live_from);
             }
         }
     }
 
+    /// An identity for a session that began at another gateway or start: its id, and with it its partition, but an
+    /// extranonce1 of this gateway's.
+    pub(crate) fn adopt(&self, session: u64, live_from: u64) -> Result<Identity, Exhausted> {
+        let identity = self.identity(session, live_from)?;
+        self.come(session);
+        Ok(identity)
+    }
+
+    /// `session` with a fresh extranonce1.
+    pub(crate) fn identity(&self, session: u64, live_from: u64) -> Result<Identity, Exhausted> {
+        let slot = self.slots.lock().take(session, Instant::now(), live_from).ok_or(Exhausted::Slots)?;
+        let extranonce1 = (u32::from(self.id) << SLOT_BITS) | slot;
+        Ok(Identity { session, extranonce1, partition: self.partition(session) })
+    }
+
+    /// Takes an identity back that was released; false if its slot is no longer kept for it.
+    pub(crate) fn revive(&self, identity: Identity) -> bool {
+        let revived = self.slots.lock().revive(slot_of(identity.extranonce1), identity.session);
+        if revived {
+            self.come(identity.session);
+        }
+        revived
+    }
+
+    fn come(&self, session: u64) {
+        if !self.began_here(session) {
+            self.adopted.lock().insert(session);
+        }
+    }
+
+    /// The session that an extranonce1 of this gateway is or was last of, while it is in use or rests.
+    pub(crate) fn session_of(&self, extranonce1: u32) -> Option<u64> {
+        let ours = extranonce1 >> SLOT_BITS == u32::from(self.id);
+        if ours { self.slots.lock().session_of(slot_of(extranonce1)) } else { None }
+    }
+
+    /// Gives an extranonce1 back, with which `last_job` was the newest job issued.
+    pub(crate) fn release_slot(&self, extranonce1: u32, last_job: Option<u64>) {
+        self.slots.lock().release(slot_of(extranonce1), last_job, Instant::now());
+    }
+
     /// Gives an identity back; `last_job` is the newest job that was issued to it.
     pub(crate) fn release(&self, identity: Identity, last_job: Option<u64>) {
-        let slot = identity.extranonce1 & ((1 << SLOT_BITS) - 1);
-        self.slots.lock().release(slot, last_job, Instant::now());
+        if !self.began_here(identity.session) {
+            self.adopted.lock().remove(&identity.session);
+        }
+        self.release_slot(identity.extranonce1, last_job);
     }
+}
+
+fn slot_of(extranonce1: u32) -> u32 {
+    extranonce1 & ((1 << SLOT_BITS) - 1)
 }
 
 #[cfg(test)]
@@ -128,5 +183,36 @@ mod tests {
         assert!(identities.take(0, 0).is_ok());
         assert_eq!(identities.take(0, 0), Err(Exhausted::Numbers));
         assert_eq!(identities.take(0, 0), Err(Exhausted::Numbers));
+    }
+
+    /// Trap 7: whatever sessions two gateways give each other, no extranonce1 is given out by both.
+    #[test]
+    fn two_gateways_never_give_out_one_extranonce1_adopted_sessions_included() {
+        let one = Identities::new(1, Epoch::new(9), 8, 2);
+        let two = Identities::new(2, Epoch::new(9), 8, 3);
+        let mut seen = HashSet::new();
+        for round in 0..500 {
+            let (ours, theirs) = (one.take(round % 2, 0).unwrap(), two.take(round % 3, 0).unwrap());
+            let (here, there) = (one.adopt(theirs.session, 0).unwrap(), two.adopt(ours.session, 0).unwrap());
+            assert!([ours, theirs, here, there].iter().all(|identity| seen.insert(identity.extranonce1)));
+            assert_eq!((here.extranonce1 >> 24, there.extranonce1 >> 24), (1, 2));
+            assert_eq!((here.session, here.partition), (theirs.session, theirs.partition), "it stays in its partition");
+            assert_eq!(one.worker_of_session(theirs.session), Some(theirs.partition % 2), "it is served here");
+            one.release(here, Some(1));
+            assert_eq!(one.worker_of_session(theirs.session), None);
+        }
+    }
+
+    #[test]
+    fn a_session_takes_back_what_rests_for_it() {
+        let identities = Identities::new(1, Epoch::new(9), 8, 1);
+        let identity = identities.take(0, 0).unwrap();
+        assert_eq!(identities.session_of(identity.extranonce1), Some(identity.session));
+        assert_eq!(identities.session_of(identity.extranonce1 ^ (3 << 24)), None, "of another gateway");
+        identities.release(identity, Some(4));
+        assert!(!identities.revive(Identity { session: identity.session + 1, ..identity }));
+        assert!(identities.revive(identity));
+        identities.release(identity, None);
+        assert!(!identities.revive(identity), "without a job it did not rest");
     }
 }

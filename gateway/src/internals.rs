@@ -5,11 +5,12 @@ use sluice_proto::v1::{Job, Submission};
 use sluice_proto::{Epoch, EventTime, Offset};
 
 use crate::GatewayConfig;
-use crate::identity::Identities;
+use crate::history::History;
+use crate::identity::{Exhausted, Identities, Identity};
 use crate::jobs::Rendered;
 use crate::judge::Judge;
 use crate::protocol::lines::{Line, Lines};
-use crate::session::{Desk, Session, Turn};
+use crate::session::{Desk, Registrar, Resumed, Session, Turn};
 use crate::status::Counters;
 
 pub use crate::proxy::{Header as ProxyHeader, Parsed as ParsedProxy, parse as parse_proxy};
@@ -20,6 +21,7 @@ pub struct ShareBench {
     judge: Judge,
     rendered: Rendered,
     identities: Identities,
+    history: History,
     counters: Counters,
     session: Session,
     turn: Turn,
@@ -44,6 +46,7 @@ impl ShareBench {
             judge,
             rendered: Rendered::new(job),
             identities: Identities::new(0, Epoch::new(1), 1, 1),
+            history: History::default(),
             counters: Counters::default(),
             turn: Turn::default(),
         };
@@ -54,12 +57,12 @@ impl ShareBench {
 
     /// Takes lines as a worker does: cuts, parses, judges and renders. Returns the bytes of the answers.
     pub fn take(&mut self, bytes: &[u8]) -> usize {
-        let identities = &self.identities;
         let mut desk = Desk {
             config: &self.config,
             judge: &mut self.judge,
             latest: Some(&self.rendered),
-            identities: &|live_from| identities.take(0, live_from),
+            registrar: &mut Single(&self.identities),
+            history: &self.history,
             counters: &self.counters,
             now: EventTime::now(),
         };
@@ -76,5 +79,22 @@ impl ShareBench {
     /// The shares taken since the last call.
     pub fn shares(&mut self) -> impl Iterator<Item = Submission> + '_ {
         self.turn.shares.drain(..).map(|(submission, _)| submission)
+    }
+}
+
+/// Sessions of one worker that go on with nothing.
+pub(crate) struct Single<'a>(pub(crate) &'a Identities);
+
+impl Registrar for Single<'_> {
+    fn open(&mut self, live_from: u64) -> Result<Identity, Exhausted> {
+        self.0.take(0, live_from)
+    }
+
+    fn resume(&mut self, _: &str, _: u64) -> Result<Resumed, Exhausted> {
+        Ok(Resumed::Nothing)
+    }
+
+    fn token(&self, session: u64) -> String {
+        format!("{session:032x}")
     }
 }

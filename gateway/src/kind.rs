@@ -59,6 +59,12 @@ const SETTINGS: &[SettingSpec] = &[
     ),
     setting("max_difficulty", SettingType::Decimal, "1000000000000", "highest difficulty to give out"),
     setting(
+        "nicehash_min_difficulty",
+        SettingType::Decimal,
+        "500000",
+        "lowest difficulty to give out to NiceHash, known by its user agent: it refuses pools that give less",
+    ),
+    setting(
         "workers",
         SettingType::Integer(0, 64),
         "0",

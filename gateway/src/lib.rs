@@ -10,7 +10,8 @@
 //!   no lock on the way of a share. It judges with the function that `verify` uses, as of the job clock that it writes
 //!   into the submission, so that its answer is the later verdict (invariant S2).
 //! - Every partition of `share.submissions` belongs to one worker. A session's id is drawn until it falls into a
-//!   partition of its worker, so one worker writes a partition and stamps in it never go backwards.
+//!   partition of its worker, so one worker writes a partition and stamps in it never go backwards. A connection that
+//!   goes on with an earlier session (docs/adr/0012) is handed over to that session's worker.
 //! - Submissions of one turn of a worker's loop are appended together. A share is answered once its append is durable
 //!   (invariant S1), in the order of the session's submits.
 //! - A share that makes a block goes to the block lane before anything else is done with it (invariant B1).
@@ -29,6 +30,7 @@ mod duplicates;
 mod error;
 mod extranonce;
 mod gateway;
+mod history;
 mod identity;
 #[doc(hidden)]
 pub mod internals;
@@ -39,6 +41,7 @@ mod outlet;
 mod plan;
 mod protocol;
 mod proxy;
+mod resume;
 mod session;
 mod shared;
 mod status;

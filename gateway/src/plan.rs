@@ -1,4 +1,4 @@
-//! Difficulty and version mask of a session: which ones each job was issued with, and what comes next.
+//! What a session is served with, its difficulty above all: which one each job was issued with, and what comes next.
 //!
 //! A share is judged at the difficulty of its job as it was issued, whatever has been decided since. A new difficulty
 //! takes effect with the next job: miners apply one difficulty per notify.
@@ -25,9 +25,26 @@ pub(crate) struct Terms {
     pub(crate) difficulty: Difficulty,
     /// Version bits that may be rolled.
     pub(crate) mask: u32,
+    /// Extranonce1.
+    pub(crate) extranonce1: u32,
 }
 
-/// Difficulty and version mask of a session.
+/// Where a difficulty comes from, the weakest first: the first difficulty of a session is the strongest there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// The pool's setting.
+    Default,
+    /// What the worker had when it was last here.
+    History,
+    /// What the session had before it was resumed.
+    Resumed,
+    /// The miner's suggestion.
+    Suggested,
+    /// Vardiff.
+    Decided,
+}
+
+/// What a session is served with: difficulty, version mask, extranonce1.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// Terms from the job of this id on, ascending.
@@ -38,18 +55,25 @@ pub(crate) struct Plan {
     since: EventTime,
     /// Difficulty from the next job on.
     wanted: Difficulty,
+    /// Where it comes from.
+    origin: Origin,
+    /// Difficulty that the miner was told last, on this connection.
+    told: Option<Difficulty>,
     /// The miner's own minimum.
     minimum: Option<Difficulty>,
+    /// The least that this kind of miner takes.
+    floor: Option<Difficulty>,
     /// The miner's last suggestion.
     suggested: Option<Difficulty>,
-    /// Vardiff has decided: suggestions no longer count.
-    decided: bool,
     /// A share has come.
     heard: bool,
     /// Bits that the miner can roll; 0 where version rolling is off.
     rollable: u32,
     /// The mask the miner was told last.
     mask: u32,
+    /// Extranonce1 from the next job on, and the one the miner was told last.
+    extranonce1: u32,
+    told_extranonce1: u32,
 }
 
 impl Plan {
@@ -60,12 +84,16 @@ impl Plan {
             last_job: None,
             since: EventTime::default(),
             wanted: config.difficulty,
+            origin: Origin::Default,
+            told: None,
             minimum: None,
+            floor: None,
             suggested: None,
-            decided: false,
             heard: false,
             rollable: 0,
             mask: 0,
+            extranonce1: 0,
+            told_extranonce1: 0,
         }
     }
 
@@ -74,11 +102,50 @@ impl Plan {
         self.last_job
     }
 
+    /// The difficulty that has proved itself, for the next session of the same worker: `None` before the first share.
+    pub(crate) fn proven(&self) -> Option<Difficulty> {
+        self.heard.then_some(self.wanted)
+    }
+
+    /// The session's first extranonce1, which the miner is told in the answer to its subscription.
+    pub(crate) fn subscribe(&mut self, extranonce1: u32) {
+        self.extranonce1 = extranonce1;
+        self.told_extranonce1 = extranonce1;
+    }
+
+    /// Another extranonce1, from the next job on.
+    pub(crate) fn change_extranonce1(&mut self, extranonce1: u32) {
+        self.extranonce1 = extranonce1;
+    }
+
+    /// Goes on where the session's last connection ended: jobs keep the terms they were issued with. What this
+    /// connection has asked for already stays: a suggestion that is not the one of before is news.
+    pub(crate) fn resume(&mut self, past: Self, config: &GatewayConfig) {
+        let repeated = self.suggested.is_none() || self.suggested == past.suggested;
+        if repeated {
+            self.origin = Origin::Resumed;
+            self.wanted = self.clamp(past.wanted, config);
+        }
+        self.suggested = self.suggested.or(past.suggested);
+        self.issued = past.issued;
+        self.last_job = past.last_job;
+        self.heard = past.heard;
+        self.subscribe(past.extranonce1);
+    }
+
+    /// A difficulty from somewhere else than the miner or vardiff; it counts if nothing stronger is there.
+    pub(crate) fn offer(&mut self, origin: Origin, difficulty: Difficulty, config: &GatewayConfig) {
+        if origin >= self.origin {
+            self.origin = origin;
+            self.wanted = self.clamp(difficulty, config);
+        }
+    }
+
     /// The miner suggests a difficulty. It counts until vardiff has decided for the session, since vardiff measures what
     /// the miner can only guess, and some miners repeat their guess every 30 s.
     pub(crate) fn suggest(&mut self, difficulty: Difficulty, config: &GatewayConfig) {
-        if self.suggested != Some(difficulty) && !self.decided {
-            self.wanted = self.clamp(difficulty, config);
+        if self.suggested != Some(difficulty) {
+            self.offer(Origin::Suggested, difficulty, config);
         }
         self.suggested = Some(difficulty);
     }
@@ -89,10 +156,15 @@ impl Plan {
         self.wanted = self.clamp(self.wanted, config);
     }
 
+    /// The least that this kind of miner takes, whatever it says.
+    pub(crate) fn set_floor(&mut self, floor: Difficulty, config: &GatewayConfig) {
+        self.floor = Some(floor);
+        self.wanted = self.clamp(self.wanted, config);
+    }
+
     /// Vardiff's decision.
     pub(crate) fn decide(&mut self, difficulty: Difficulty, config: &GatewayConfig) {
-        self.decided = true;
-        self.wanted = self.clamp(difficulty, config);
+        self.offer(Origin::Decided, difficulty, config);
     }
 
     /// A share has come.
@@ -122,22 +194,31 @@ impl Plan {
         config: &GatewayConfig,
         out: &mut Vec<u8>,
     ) {
-        let last = self.issued.last().map(|(_, terms)| *terms);
-        if let Some(last) = last {
-            self.ease(last.difficulty, now, config);
+        if let Some(told) = self.told {
+            self.ease(told, now, config);
         }
         if self.rollable & pool_mask != self.mask {
             self.mask = self.rollable & pool_mask;
             reply::set_version_mask(out, self.mask);
         }
-        if last.map(|last| last.difficulty) != Some(self.wanted) {
+        if self.extranonce1 != self.told_extranonce1 {
+            self.told_extranonce1 = self.extranonce1;
+            reply::set_extranonce(out, self.extranonce1);
+        }
+        if self.told != Some(self.wanted) {
             self.since = now;
+            self.told = Some(self.wanted);
             reply::set_difficulty(out, self.wanted);
         }
         self.last_job = Some(job);
         let expired = self.issued.iter().skip(1).take_while(|(from, _)| *from <= live_from).count();
         self.issued.drain(..expired);
-        self.push(job, Terms { difficulty: self.wanted, mask: self.mask });
+        self.push(job, self.next_terms());
+    }
+
+    /// Terms of the next job.
+    fn next_terms(&self) -> Terms {
+        Terms { difficulty: self.wanted, mask: self.mask, extranonce1: self.extranonce1 }
     }
 
     /// Lowers what comes next if the session has been silent at `current` since it was set.
@@ -165,12 +246,13 @@ impl Plan {
     /// The terms of a share of `job`. A job older than the session's first counts at the terms of the first.
     pub(crate) fn terms(&self, job: u64) -> Terms {
         let at = self.issued.partition_point(|(from, _)| *from <= job).saturating_sub(1);
-        self.issued.get(at).map_or(Terms { difficulty: self.wanted, mask: self.mask }, |(_, terms)| *terms)
+        self.issued.get(at).map_or_else(|| self.next_terms(), |(_, terms)| *terms)
     }
 
-    /// `difficulty` within the pool's range and not below the miner's own minimum.
+    /// `difficulty` within the pool's range and not below the miner's own minimum and its kind's.
     fn clamp(&self, difficulty: Difficulty, config: &GatewayConfig) -> Difficulty {
-        config.clamp(self.minimum.map_or(difficulty, |minimum| difficulty.max(minimum)))
+        let least = self.minimum.max(self.floor).unwrap_or(difficulty);
+        config.clamp(difficulty.max(least))
     }
 }
 
@@ -240,6 +322,34 @@ mod tests {
         assert_eq!(case.issue(4, 0), "");
         case.plan.decide(Difficulty::MAX, &case.config);
         assert!(case.issue(5, 0).contains("[1000000000000]"), "the pool's maximum");
+    }
+
+    #[test]
+    fn a_resumed_session_keeps_the_terms_of_its_jobs_and_is_told_its_difficulty_again() {
+        let mut past = Case::new();
+        past.plan.subscribe(7);
+        past.plan.suggest(whole(2048), &past.config);
+        past.issue(10, 0);
+        past.plan.decide(whole(64), &past.config);
+        past.issue(11, 0);
+        let again = |suggestion: Option<u64>, past: Plan| {
+            let mut case = Case::new();
+            case.plan.configure_mask(0x00ff_e000, POOL);
+            if let Some(value) = suggestion {
+                case.plan.suggest(whole(value), &case.config);
+            }
+            case.plan.resume(past, &case.config);
+            case
+        };
+        let mut case = again(Some(2048), past.plan);
+        assert!(case.issue(11, 0).ends_with("\"params\":[64]}\n"), "a repeated suggestion is no news");
+        let terms =
+            [10, 11, 12].map(|job| (case.difficulty(job), case.plan.terms(job).mask, case.plan.terms(job).extranonce1));
+        let expected = [("2048", 0, 7), ("64", 0x00ff_e000, 7), ("64", 0x00ff_e000, 7)];
+        assert_eq!(terms, expected.map(|(difficulty, mask, one)| (difficulty.to_owned(), mask, one)));
+        let mut case = again(Some(256), case.plan);
+        assert!(case.issue(12, 0).contains("[256]"), "a new one is");
+        assert_eq!((case.difficulty(10), case.difficulty(11)), ("2048".to_owned(), "64".to_owned()));
     }
 
     #[test]

@@ -6,17 +6,25 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use sluice_topology::runtime::Producer;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::GatewayConfig;
+use crate::history::History;
 use crate::identity::Identities;
 use crate::jobs::JobBatch;
+use crate::resume::Tokens;
 use crate::status::{Counters, GatewayStatus, LatestJob, value};
+use crate::worker::Mail;
 
 /// What the threads of a gateway share.
 pub(crate) struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) identities: Identities,
+    pub(crate) tokens: Tokens,
+    pub(crate) history: History,
+    /// To each worker.
+    pub(crate) mail: Vec<Sender<Mail>>,
     /// Writes submissions and ticks; each partition is written by one worker only.
     pub(crate) shares: Producer,
     /// Writes to the block lane.
@@ -35,16 +43,20 @@ impl Shared {
     pub(crate) fn new(
         config: GatewayConfig,
         identities: Identities,
+        tokens: Tokens,
         shares: Producer,
         candidates: Producer,
-        workers: usize,
+        mail: Vec<Sender<Mail>>,
     ) -> Self {
         Self {
             config,
             identities,
+            tokens,
+            history: History::default(),
             shares,
             candidates,
-            workers: (0..workers).map(|_| Counters::default()).collect(),
+            workers: mail.iter().map(|_| Counters::default()).collect(),
+            mail,
             connections_total: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -146,7 +158,8 @@ mod tests {
         let producer = |topic| Producer::new(log.clone(), topic, 1, "stratumd", Epoch::new(1));
         let identities = Identities::new(0, Epoch::new(1), 1, 1);
         let config = GatewayConfig::new("stratumd", Chain::Regtest);
-        Arc::new(Shared::new(config, identities, producer("shares"), producer("candidates"), 1))
+        let (tokens, mail) = (Tokens::new([0; 16]), vec![tokio::sync::mpsc::channel(1).0]);
+        Arc::new(Shared::new(config, identities, tokens, producer("shares"), producer("candidates"), mail))
     }
 
     #[tokio::test]

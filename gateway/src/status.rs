@@ -40,6 +40,10 @@ pub struct GatewayStatus {
     pub connections: u64,
     /// Connections with a subscription and at least one authorized user now: they get jobs.
     pub sessions_authorized: u64,
+    /// Sessions that a new connection went on with.
+    pub sessions_resumed: u64,
+    /// Connections that were handed over to the worker of the session they went on with.
+    pub connections_moved: u64,
     /// Connections taken.
     pub connections_total: u64,
     /// Connections refused because there were too many, or no slot of extranonce1 was free.
@@ -94,6 +98,8 @@ pub(crate) struct Counters {
     pub(crate) lines_oversized: AtomicU64,
     pub(crate) users_refused: AtomicU64,
     pub(crate) sessions_refused: AtomicU64,
+    pub(crate) sessions_resumed: AtomicU64,
+    pub(crate) connections_moved: AtomicU64,
     pub(crate) evicted: AtomicU64,
     pub(crate) notifies: AtomicU64,
     pub(crate) targets: AtomicU64,
@@ -134,6 +140,8 @@ impl Counters {
         status.lines_oversized += value(&self.lines_oversized);
         status.users_refused += value(&self.users_refused);
         status.connections_refused += value(&self.sessions_refused);
+        status.sessions_resumed += value(&self.sessions_resumed);
+        status.connections_moved += value(&self.connections_moved);
         status.evicted += value(&self.evicted);
         status.notifies += value(&self.notifies);
         status.targets += value(&self.targets);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sluice_log::{Partition, SharedLog};
 use sluice_mining::Difficulty;
-use sluice_proto::Body;
 use sluice_proto::v1::DifficultyTarget;
+use sluice_proto::{Body, Offset};
 use sluice_topology::runtime::TopicReader;
 use tokio::sync::mpsc::Sender;
 
@@ -15,6 +15,10 @@ use crate::shared::Shared;
 
 /// Longest wait for the next decision before asking again.
 const POLL: Duration = Duration::from_secs(5);
+
+/// Offsets at the end of a partition that a start reads: sessions of before, and of gateways that are no more, go on here
+/// with what was decided last.
+const TAIL: u64 = 8192;
 
 /// A decision for a session of a worker.
 pub(crate) type Decision = (u64, Difficulty);
@@ -28,10 +32,10 @@ pub(crate) struct TargetFeed {
 }
 
 impl TargetFeed {
-    /// Begins at the end of the partition: what was decided before is for sessions that are gone.
+    /// Takes in what was decided last, and goes on behind it.
     ///
     /// # Errors
-    /// If the log has no such partition.
+    /// If the log has no such partition, or it cannot be read.
     pub(crate) async fn open(
         shared: Arc<Shared>,
         workers: Vec<Sender<Decision>>,
@@ -39,38 +43,58 @@ impl TargetFeed {
         partition: Partition,
     ) -> Result<Self, GatewayError> {
         let failed = |error| GatewayError::Log { name: shared.config.name.clone(), error };
-        let next = log.bounds(&partition).await.map_err(failed)?.next;
-        let reader = TopicReader::new(log, partition.clone(), next);
-        Ok(Self { shared, workers, reader, partition })
+        let bounds = log.bounds(&partition).await.map_err(failed)?;
+        let read = |error| GatewayError::Read { name: shared.config.name.clone(), error: Box::new(error) };
+        let reader = match bounds.next.get().checked_sub(TAIL).filter(|from| *from > bounds.start.get().max(1)) {
+            Some(from) => TopicReader::new(log, partition.clone(), Offset::new(from)),
+            None => TopicReader::from_oldest(log, partition.clone()).await.map_err(read)?,
+        };
+        let mut feed = Self { shared: Arc::clone(&shared), workers, reader, partition };
+        while feed.reader.position() < bounds.next {
+            // Offsets may have holes: where nothing comes at once, nothing is there.
+            let before = feed.reader.position();
+            feed.next(Duration::ZERO).await?;
+            if feed.reader.position() == before {
+                break;
+            }
+        }
+        Ok(feed)
     }
 
     /// Hands decisions over until the partition cannot be read any more.
     pub(crate) async fn run(mut self) {
         loop {
-            match self.reader.next_batch(POLL).await {
-                Ok(batch) => {
-                    for (offset, envelope) in batch {
-                        match envelope.body {
-                            Some(Body::DifficultyTarget(target)) => self.hand_over(target).await,
-                            _ => {
-                                let found = format!("{} offset {offset} is no difficulty", self.partition);
-                                return self.shared.fail(format!("{found}: correct the wiring of `targets`"));
-                            }
-                        }
-                    }
-                }
-                Err(error) => return self.shared.fail(error.to_string()),
+            if let Err(error) = self.next(POLL).await {
+                return self.shared.fail(error.to_string());
             }
         }
     }
 
-    async fn hand_over(&self, target: DifficultyTarget) {
+    /// Takes in the next decisions.
+    async fn next(&mut self, wait: Duration) -> Result<(), GatewayError> {
+        let name = || self.shared.config.name.clone();
+        let read = |error| GatewayError::Read { name: name(), error: Box::new(error) };
+        for (offset, envelope) in self.reader.next_batch(wait).await.map_err(read)? {
+            let Some(Body::DifficultyTarget(target)) = envelope.body else {
+                let found = format!("{} offset {offset} is no difficulty", self.partition);
+                return Err(GatewayError::Target {
+                    name: name(),
+                    problem: format!("{found}: correct the wiring of `targets`"),
+                });
+            };
+            self.take(target).await;
+        }
+        Ok(())
+    }
+
+    async fn take(&self, target: DifficultyTarget) {
         let session = target.session;
-        // Of another gateway, or of a start before this one.
-        let Some(worker) = self.shared.identities.worker_of_session(session) else { return };
         // A difficulty is never 0 in units; should one come, the lowest is nearest.
         let difficulty = Difficulty::from_units(target.difficulty).unwrap_or(Difficulty::MIN);
-        if let Some(sender) = self.workers.get(worker as usize)
+        self.shared.history.note_session(session, difficulty);
+        // Others are of another gateway, or of a start before this one.
+        if let Some(worker) = self.shared.identities.worker_of_session(session)
+            && let Some(sender) = self.workers.get(worker as usize)
             && sender.send((session, difficulty)).await.is_err()
         {
             tracing::debug!(session, "a difficulty after the stop");

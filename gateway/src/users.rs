@@ -80,6 +80,14 @@ impl Users {
         self.0.is_empty()
     }
 
+    /// The name of the one user there is; `None` if there are none or several.
+    pub(crate) fn only(&self) -> Option<&str> {
+        match &*self.0 {
+            [user] => Some(&user.name),
+            _ => None,
+        }
+    }
+
     /// Adds a user; one that is there stays.
     pub(crate) fn add(&mut self, user: User) -> Result<(), UserError> {
         let Err(at) = self.0.binary_search_by(|known| known.name.cmp(&user.name)) else { return Ok(()) };

@@ -1,6 +1,7 @@
 //! A worker: a thread with an event loop, the connections it was handed, and the partitions it writes.
 
 mod core;
+mod sessions;
 mod tasks;
 
 use std::cell::RefCell;
@@ -9,12 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::jobs::JobBatch;
 use crate::outlet::Batch;
+use crate::session::Session;
 use crate::shared::Shared;
 use crate::targets::Decision;
 use core::Core;
@@ -30,6 +33,29 @@ pub(crate) struct Inbox {
     pub(crate) jobs: Receiver<Arc<JobBatch>>,
     /// Decisions of vardiff.
     pub(crate) targets: Receiver<Decision>,
+    /// What other workers and the gateway's owner ask for.
+    pub(crate) mail: Receiver<Mail>,
+}
+
+/// What a worker is asked for.
+pub(crate) enum Mail {
+    /// To serve a connection from here on.
+    Serve(Box<Handover>),
+    /// To send a line to a session, or to all of its sessions that get jobs.
+    Tell(Option<u64>, Bytes),
+    /// To change the extranonce1 of a session.
+    ChangeExtranonce(u64),
+}
+
+/// A connection on its way from one worker to another.
+pub(crate) struct Handover {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) session: Session,
+    /// What the system did not take yet.
+    pub(crate) out: Vec<u8>,
+    /// What was read and not dealt with, from the beginning of a line on.
+    pub(crate) begun: Vec<u8>,
 }
 
 /// A worker on its thread.
@@ -78,6 +104,7 @@ impl Worker {
         self.spawn(Rc::clone(self).accept_all(inbox.connections));
         self.spawn(Rc::clone(self).apply_all(inbox.jobs));
         self.spawn(Rc::clone(self).decide_all(inbox.targets));
+        self.spawn(Rc::clone(self).take_mail(inbox.mail));
         self.spawn(Rc::clone(self).flush_always());
         self.spawn(Rc::clone(self).tick_always());
         for (outlet, batches) in appends.into_iter().enumerate() {

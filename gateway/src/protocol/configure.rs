@@ -21,8 +21,9 @@ enum Extension {
     VersionRolling(Option<u32>),
     /// `Some(None)` asks for no minimum; `None` is no difficulty.
     MinimumDifficulty(Option<Option<Difficulty>>),
-    /// Granted without more: `info`, `subscribe-extranonce`.
-    Granted,
+    /// What the miner says of itself is not needed.
+    Info,
+    SubscribeExtranonce,
     Unknown,
 }
 
@@ -61,6 +62,11 @@ impl<'a> Configure<'a> {
         })
     }
 
+    /// The miner takes another extranonce1 while it is connected.
+    pub(crate) fn takes_extranonce(&self) -> bool {
+        self.asked.iter().any(|(_, extension)| *extension == Extension::SubscribeExtranonce)
+    }
+
     /// The result, with `mask` as what was agreed on.
     pub(crate) fn answer(&self, mask: u32) -> String {
         let mut out = String::from("{");
@@ -69,7 +75,7 @@ impl<'a> Configure<'a> {
             let granted = match extension {
                 Extension::VersionRolling(asked) => asked.is_some() && mask != 0,
                 Extension::MinimumDifficulty(minimum) => minimum.is_some(),
-                Extension::Granted => true,
+                Extension::Info | Extension::SubscribeExtranonce => true,
                 Extension::Unknown => false,
             };
             // Writing to a String does not fail.
@@ -96,7 +102,8 @@ impl Extension {
                 Some(value) => difficulty(value).map(Some),
                 None => Some(None),
             }),
-            "info" | "subscribe-extranonce" => Self::Granted,
+            "info" => Self::Info,
+            "subscribe-extranonce" => Self::SubscribeExtranonce,
             _ => Self::Unknown,
         }
     }

@@ -24,6 +24,11 @@ impl<'a> Lines<'a> {
         Self { rest: bytes, limit }
     }
 
+    /// What has not been cut yet.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     /// The next line. After [`Line::Begun`] and [`Line::TooLong`] nothing more comes.
     pub(crate) fn next_line(&mut self) -> Line<'a> {
         let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') else {

@@ -30,6 +30,10 @@ pub(crate) const UNAUTHORIZED: Fault = (24, "Unauthorized worker");
 /// A share before the subscription.
 pub(crate) const NOT_SUBSCRIBED: Fault = (25, "Not subscribed");
 
+/// `client.reconnect`. Without parameters the miner comes back to the address it knows: with one, firmware that fears
+/// to be led away refuses.
+pub(crate) const RECONNECT: &[u8] = b"{\"id\":null,\"method\":\"client.reconnect\",\"params\":[]}\n";
+
 /// What a miner is told about a share; `None` if it was accepted.
 pub(crate) const fn fault_of(reason: Reason) -> Option<Fault> {
     match reason {
@@ -80,6 +84,19 @@ pub(crate) fn set_difficulty(out: &mut Vec<u8>, difficulty: Difficulty) {
     let _ = writeln!(out, "{{\"id\":null,\"method\":\"mining.set_difficulty\",\"params\":[{difficulty}]}}");
 }
 
+/// `mining.set_extranonce`: holds from the next job on.
+pub(crate) fn set_extranonce(out: &mut Vec<u8>, extranonce1: u32) {
+    let size = sluice_mining::EXTRANONCE2_SIZE;
+    let _ =
+        writeln!(out, "{{\"id\":null,\"method\":\"mining.set_extranonce\",\"params\":[\"{extranonce1:08x}\",{size}]}}");
+}
+
+/// `client.show_message`.
+pub(crate) fn show_message(text: &str) -> Vec<u8> {
+    let text = serde_json::Value::from(text);
+    format!("{{\"id\":null,\"method\":\"client.show_message\",\"params\":[{text}]}}\n").into_bytes()
+}
+
 /// `mining.set_version_mask`.
 pub(crate) fn set_version_mask(out: &mut Vec<u8>, mask: u32) {
     let _ = writeln!(out, "{{\"id\":null,\"method\":\"mining.set_version_mask\",\"params\":[\"{mask:08x}\"]}}");
@@ -118,6 +135,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn calls_of_the_server_are_requests_with_a_null_id() {
+        let mut out = RECONNECT.to_vec();
+        out.extend(show_message("\"down\" at 5\n"));
+        set_extranonce(&mut out, 0x0100_000a);
+        let lines: Vec<serde_json::Value> =
+            std::str::from_utf8(&out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let calls: Vec<_> =
+            lines.iter().map(|line| (line["method"].as_str().unwrap(), line["params"].clone())).collect();
+        let expected = [
+            ("client.reconnect", serde_json::json!([])),
+            ("client.show_message", serde_json::json!(["\"down\" at 5\n"])),
+            ("mining.set_extranonce", serde_json::json!(["0100000a", 8])),
+        ];
+        assert_eq!(calls, expected);
+        assert!(lines.iter().all(|line| line["id"].is_null() && line.as_object().unwrap().len() == 3));
     }
 
     #[test]

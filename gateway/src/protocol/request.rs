@@ -39,6 +39,13 @@ impl<'a> Request<'a> {
         serde_json::from_str(params.first()?.get()).ok()
     }
 
+    /// The first two parameters, as far as they are texts.
+    pub(crate) fn two_texts(&self) -> (Option<Text<'a>>, Option<Text<'a>>) {
+        let params: Vec<&'a RawValue> = self.params().unwrap_or_default();
+        let text = |at: usize| params.get(at).and_then(|value| serde_json::from_str(value.get()).ok());
+        (text(0), text(1))
+    }
+
     /// The first parameter as a difficulty: a number, or one in quotes.
     pub(crate) fn first_difficulty(&self) -> Option<Difficulty> {
         let params: Vec<&'a RawValue> = self.params()?;
@@ -173,7 +180,7 @@ mod tests {
         #[test]
         fn any_line_is_read_or_refused(line: Vec<u8>) {
             if let Ok(request) = Request::parse(&line) {
-                let _ = (request.first_text(), request.first_difficulty(), request.first_target());
+                let _ = (request.two_texts(), request.first_difficulty(), request.first_target());
             }
         }
     }

@@ -9,6 +9,7 @@ use sluice_proto::{Epoch, Offset};
 
 use super::*;
 use crate::identity::Identities;
+use crate::internals::Single;
 use crate::protocol::lines::{Line, Lines};
 use crate::testing::{EASY, HARD, job, nonce};
 
@@ -19,6 +20,7 @@ struct Case {
     judge: Judge,
     latest: Option<Rendered>,
     identities: RefCell<Identities>,
+    history: History,
     counters: Counters,
     session: Session,
     turn: Turn,
@@ -38,6 +40,7 @@ impl Case {
             judge: Judge::default(),
             latest: None,
             identities: RefCell::new(Identities::new(1, Epoch::new(5), 4, 1)),
+            history: History::default(),
             counters: Counters::default(),
             turn: Turn::default(),
             now: EventTime::from_millis(1_700_000_000_000),
@@ -61,7 +64,8 @@ impl Case {
             config: &self.config,
             judge: &mut self.judge,
             latest: self.latest.as_ref(),
-            identities: &|live_from| identities.take(0, live_from),
+            registrar: &mut Single(&identities),
+            history: &self.history,
             counters: &self.counters,
             now: self.now,
         };
@@ -169,7 +173,9 @@ fn subscribe_gives_4_bytes_of_extranonce1_and_8_of_extranonce2() {
     let answer = case.ask(r#"{"id":2,"method":"mining.subscribe","params":["bitaxe/BM1370/v2.x"]}"#);
     let one = answer["result"][1].as_str().unwrap().to_owned();
     assert_eq!((one.len(), &one[..2], &answer["result"][2]), (8, "01", &json!(8)));
-    assert_eq!(answer["result"][0], json!([["mining.set_difficulty", one], ["mining.notify", one]]));
+    let token = answer["result"][0][1][1].as_str().unwrap();
+    assert_eq!(answer["result"][0], json!([["mining.set_difficulty", token], ["mining.notify", token]]));
+    assert!(token.len() <= 32 && token.bytes().all(|byte| byte.is_ascii_hexdigit()), "what it may show later");
     let again = case.ask(r#"{"id":3,"method":"mining.subscribe","params":["cgminer/4.11.1","01ad557d"]}"#);
     assert_eq!(again["result"][1], *one, "a second subscription is the same one");
 }
@@ -250,10 +256,10 @@ fn suggest_target_multi_version_ping_and_extranonce_subscribe_are_tolerated() {
 }
 
 #[test]
-fn cgminer_sends_spaces_and_params_first_and_passwords_are_ignored() {
+fn quirk_cgminer_sends_spaces_and_params_first() {
     let mut case = Case::new();
     case.ask(r#"{ "params" : ["cgminer/4.11.1", "01ad557d"] , "id" : 1, "method": "mining.subscribe" }"#);
-    let password = "d=1024,md=5 \\\"quoted\\\"";
+    let password = "a \\\"quoted\\\" word";
     let line = format!(r#"{{"params": ["{USER}", "{password}"], "id": 2, "method": "mining.authorize"}}"#);
     assert_eq!(case.ask(&line)["result"], json!(true));
     assert_eq!(case.session.plan().terms(0).difficulty, Difficulty::MIN);
@@ -261,6 +267,115 @@ fn cgminer_sends_spaces_and_params_first_and_passwords_are_ignored() {
         case.ask(&format!(r#"{{"id":3,"method":"mining.authorize","params":["{USER}"]}}"#))["result"],
         json!(true)
     );
+}
+
+/// The difficulty that a session is given with its first job.
+fn first_difficulty(lines: &[&str], prepare: impl FnOnce(&mut Case)) -> Value {
+    let mut case = Case::new();
+    case.config.difficulty = Difficulty::from_integer(1024).unwrap();
+    case.session = Session::new(&case.config);
+    prepare(&mut case);
+    let authorize = format!(r#"{{"id":2,"method":"mining.authorize","params":["{USER}","x"]}}"#);
+    let subscribe = r#"{"id":1,"method":"mining.subscribe","params":["x/1"]}"#;
+    let lines = lines.iter().map(|line| match *line {
+        "subscribe" => subscribe,
+        "authorize" => &authorize,
+        line => line,
+    });
+    for line in lines.collect::<Vec<_>>() {
+        case.send(line);
+    }
+    let got = case.give(job(1, 7, HARD));
+    assert_eq!(methods(&got), ["mining.set_difficulty", "mining.notify"]);
+    got[0]["params"][0].clone()
+}
+
+/// In the order of the issue: suggestion, resume, worker history, default. A resume is offered here as `sessions` does.
+#[test]
+fn the_first_difficulty_is_that_of_the_strongest_origin() {
+    let whole = |value| Difficulty::from_integer(value).unwrap();
+    let suggest = r#"{"id":3,"method":"mining.suggest_difficulty","params":[16]}"#;
+    let usual = ["subscribe", "authorize"];
+    let known = |case: &mut Case| case.history.note_worker(USER, whole(64));
+    assert_eq!(first_difficulty(&usual, |_| ()), json!(1024));
+    assert_eq!(first_difficulty(&usual, known), json!(64));
+    let resumed = |case: &mut Case| {
+        known(case);
+        case.session.plan.offer(Origin::Resumed, whole(128), &case.config);
+    };
+    assert_eq!(first_difficulty(&usual, resumed), json!(128));
+    for place in 0..3 {
+        let mut lines = usual.to_vec();
+        lines.insert(place, suggest);
+        assert_eq!(first_difficulty(&lines, resumed), json!(16), "wherever it comes: {lines:?}");
+    }
+    assert_eq!(
+        first_difficulty(&["subscribe", "authorize"], |case| {
+            case.history.note_worker(USER, whole(64));
+            case.send(&format!(r#"{{"id":2,"method":"mining.authorize","params":["{USER}2","x"]}}"#));
+        }),
+        json!(1024),
+        "with several users nobody's history counts"
+    );
+}
+
+#[test]
+fn passwords_may_suggest_a_difficulty_and_a_minimum() {
+    let authorize =
+        |password: &str| format!(r#"{{"id":2,"method":"mining.authorize","params":["{USER}","{password}"]}}"#);
+    for (password, first) in
+        [("d=2048", 2048), ("d=16,md=512", 512), ("x;md=4096", 4096), ("md=4 d=64", 64), ("d=x", 1024), ("hello", 1024)]
+    {
+        assert_eq!(first_difficulty(&["subscribe", &authorize(password)], |_| ()), json!(first), "{password}");
+    }
+    let mut case = Case::mining(HARD);
+    case.send(&authorize("md=512"));
+    case.session.decide(Difficulty::from_integer(2).unwrap(), &case.config);
+    assert_eq!(case.give(job(0x6b, 7, HARD))[0]["params"], json!([512]), "vardiff does not go below it either");
+}
+
+/// NiceHash refuses a pool that gives out less than its minimum, whatever else asks for less.
+#[test]
+fn quirk_nicehash_gets_at_least_its_minimum() {
+    for agent in ["NiceHash/1.0.0", "nicehash/2"] {
+        let mut case = Case::new();
+        case.send(&format!(r#"{{"id":1,"method":"mining.subscribe","params":["{agent}"]}}"#));
+        case.send(&format!(r#"{{"id":2,"method":"mining.authorize","params":["{USER}","d=5"]}}"#));
+        case.send(
+            r#"{"id":3,"method":"mining.configure","params":[["minimum-difficulty"],{"minimum-difficulty.value":8}]}"#,
+        );
+        assert_eq!(case.give(job(1, 7, HARD))[0]["params"], json!([500_000]), "{agent}");
+        case.session.decide(Difficulty::ONE, &case.config);
+        assert_eq!(methods(&case.give(job(2, 7, HARD))), ["mining.notify"]);
+        case.session.decide(Difficulty::from_integer(1 << 20).unwrap(), &case.config);
+        assert_eq!(case.give(job(3, 7, HARD))[0]["params"], json!([1 << 20]));
+    }
+}
+
+/// A new extranonce1 is announced right before the next job, whose shares count with it; those of jobs before it count with
+/// the old one.
+#[test]
+fn a_changed_extranonce1_holds_from_the_next_job_on() {
+    let mut case = Case::mining(HARD);
+    let old = case.session.identity().unwrap();
+    let fresh = case.identities.borrow().identity(old.session, 0).unwrap();
+    assert!(!case.session.change_extranonce(fresh), "not before the miner has subscribed to it");
+    case.ask(r#"{"id":5,"method":"mining.extranonce.subscribe","params":[]}"#);
+    let share = case.share(HARD, true, 0);
+    assert!(case.session.change_extranonce(fresh));
+    assert_eq!(case.submit(&share)["result"], json!(true), "the job of before");
+    let got = case.give(Job { clean: false, ..job(0x6b, 7, HARD) });
+    assert_eq!(methods(&got), ["mining.set_extranonce", "mining.notify"]);
+    assert_eq!(got[0]["params"], json!([format!("{:08x}", fresh.extranonce1), 8]));
+    let late = Submission { extranonce1: old.extranonce1, ..share.clone() };
+    let late = Submission { nonce: nonce(&job(0x6a, 7, HARD), &late, Difficulty::MIN, true, share.nonce + 1), ..late };
+    assert_eq!(case.submit(&late)["result"], json!(true), "still");
+    let mut next = Submission { job_id: 0x6b, extranonce1: fresh.extranonce1, ..share };
+    next.nonce = nonce(&job(0x6b, 7, HARD), &next, Difficulty::MIN, true, 0);
+    assert_eq!(case.submit(&next)["result"], json!(true));
+    let used: Vec<_> = case.turn.shares.iter().map(|(share, _)| share.extranonce1).collect();
+    assert_eq!(used, [old.extranonce1, old.extranonce1, fresh.extranonce1]);
+    assert_eq!(methods(&case.give(job(0x6c, 8, HARD))), ["mining.notify"], "said once");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a worker knows: its jobs, its connections, its partitions. Nothing here waits.
 
-use std::collections::HashMap;
+mod mail;
+
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -28,6 +29,8 @@ use crate::shared::Shared;
 use crate::status::{Counters, add, take_one};
 use crate::targets::Decision;
 
+use super::sessions::Sessions;
+
 /// Bytes read from a connection at once.
 const READ: usize = 64 << 10;
 /// Unanswered shares of the worker beyond which it reads from nobody.
@@ -43,6 +46,8 @@ pub(super) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
 pub(super) enum Polled {
     /// It has ended.
     Ended(Ended),
+    /// The worker of this number goes on with it.
+    Moves(u32),
     /// Lines were taken; a block may have been sent.
     Took(Option<BlockAppend>),
 }
@@ -55,7 +60,7 @@ pub(super) struct Core {
     latest: Option<Arc<Rendered>>,
     connections: Vec<Option<Rc<Connection>>>,
     free: Vec<usize>,
-    by_session: HashMap<u64, Rc<Connection>>,
+    sessions: Sessions,
     /// Of the partitions `number`, `number + workers`, and so on.
     outlets: Vec<Outlet>,
     /// The last stamp: stamps never go back.
@@ -74,6 +79,7 @@ impl Core {
     pub(super) fn new(shared: Arc<Shared>, number: u32, outlets: Vec<(u32, UnboundedSender<Batch>)>) -> Self {
         Self {
             buffer: vec![0; shared.config.line_limit + READ],
+            sessions: Sessions::new(Arc::clone(&shared), number),
             outlets: outlets.into_iter().map(|(partition, waiting)| Outlet::new(partition, waiting)).collect(),
             shared,
             number,
@@ -81,7 +87,6 @@ impl Core {
             latest: None,
             connections: Vec::new(),
             free: Vec::new(),
-            by_session: HashMap::new(),
             stamp: EventTime::default(),
             turn: Turn::default(),
             outstanding: 0,
@@ -97,7 +102,11 @@ impl Core {
 
     /// Takes a connection in.
     pub(super) fn add(&mut self, peer: SocketAddr, writer: OwnedWriteHalf) -> Rc<Connection> {
-        let state = State::new(Session::new(&self.shared.config), writer);
+        let session = Session::new(&self.shared.config);
+        self.place(peer, State::new(session, writer, Vec::new()))
+    }
+
+    fn place(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
         let place = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
@@ -109,15 +118,17 @@ impl Core {
 
     /// Takes a connection away, and gives its identity back.
     pub(super) fn remove(&mut self, connection: &Connection, why: &Ended) {
-        let state = connection.state.borrow();
+        let mut state = connection.state.borrow_mut();
         let counters = counters(&self.shared, self.number);
         counters.connections.fetch_sub(1, Ordering::Relaxed);
         if state.session.is_ready() {
             take_one(&counters.sessions);
         }
-        if let Some(identity) = state.session.identity() {
-            self.by_session.remove(&identity.session);
-            self.shared.identities.release(identity, state.session.plan().last_job());
+        if let (Some(user), Some(difficulty)) = (state.session.only_user(), state.session.plan().proven()) {
+            self.shared.history.note_worker(user, difficulty);
+        }
+        if let Some((identity, plan)) = state.session.surrender(&self.shared.config) {
+            self.sessions.end(identity, plan);
         }
         self.connections[connection.place] = None;
         self.free.push(connection.place);
@@ -150,6 +161,9 @@ impl Core {
             state.poll_drain(cx);
             if let Some(why) = state.ended() {
                 return Poll::Ready(Polled::Ended(why.clone()));
+            }
+            if let Some(to) = state.moves {
+                return Poll::Ready(Polled::Moves(to));
             }
             state.listen(cx);
             if state.half_closed || self.stopping {
@@ -203,28 +217,32 @@ impl Core {
         let (shared, now) = (Arc::clone(&self.shared), self.now());
         let counters = counters(&shared, self.number);
         let (was_known, was_ready) = (state.session.identity().is_some(), state.session.is_ready());
-        let number = self.number;
         let mut turn = std::mem::take(&mut self.turn);
         let mut desk = Desk {
             config: &shared.config,
             judge: &mut self.judge,
             latest: self.latest.as_deref(),
-            identities: &|live_from| shared.identities.take(number, live_from),
+            registrar: &mut self.sessions,
+            history: &shared.history,
             counters,
             now,
         };
         let mut block: Option<BlockAppend> = None;
         let mut lines = Lines::new(bytes, shared.config.line_limit);
         let flow = loop {
+            let rest = lines.rest();
             match lines.next_line() {
                 Line::Whole(line) => {
                     let flow = state.session.receive(line, &mut desk, &mut turn);
                     if let Some(candidate) = turn.candidate.take() {
                         block = Some(send_block(&shared, counters, now, candidate, block.take()));
                     }
-                    if flow != Flow::Continue {
-                        break flow;
+                    match flow {
+                        Flow::Continue => continue,
+                        Flow::Move(_) => state.begun.extend_from_slice(rest),
+                        Flow::End(_) => {}
                     }
+                    break flow;
                 }
                 Line::Begun(rest) => {
                     state.begun.extend_from_slice(rest);
@@ -240,15 +258,17 @@ impl Core {
             add(&counters.notifies, 1);
         }
         if let Some(identity) = state.session.identity().filter(|_| !was_known) {
-            self.by_session.insert(identity.session, Rc::clone(connection));
+            self.sessions.begin(identity.session, Rc::clone(connection));
         }
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
         }
         self.deliver(connection, state, &mut turn, now);
         self.turn = turn;
-        if let Flow::End(why) = flow {
-            state.end(Ended::Refused(why));
+        match flow {
+            Flow::Continue => {}
+            Flow::Move(to) => state.moves = Some(to),
+            Flow::End(why) => state.end(Ended::Refused(why)),
         }
         block
     }
@@ -356,7 +376,7 @@ impl Core {
 
     /// Takes in a decision of vardiff.
     pub(super) fn decide(&mut self, (session, difficulty): Decision) {
-        let Some(connection) = self.by_session.get(&session) else {
+        let Some(connection) = self.sessions.connection(session) else {
             tracing::debug!(session, "a difficulty for a session that is gone");
             return;
         };

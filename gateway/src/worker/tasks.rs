@@ -10,8 +10,8 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::MissedTickBehavior;
 
-use super::Worker;
 use super::core::{BlockAppend, Polled};
+use super::{Handover, Mail, Worker};
 use crate::connection::{Connection, Ended};
 use crate::jobs::JobBatch;
 use crate::outlet::Batch;
@@ -35,17 +35,72 @@ impl Worker {
         }
     }
 
+    /// Does what others ask for.
+    pub(super) async fn take_mail(self: Rc<Self>, mut mail: Receiver<Mail>) {
+        while let Some(letter) = mail.recv().await {
+            match letter {
+                Mail::Serve(handover) => self.take_over(*handover),
+                Mail::Tell(to, line) => self.core.borrow_mut().tell(to, &line),
+                Mail::ChangeExtranonce(session) => self.core.borrow_mut().change_extranonce(session),
+            }
+        }
+    }
+
+    /// Goes on serving a connection of another worker.
+    fn take_over(self: &Rc<Self>, handover: Handover) {
+        let Handover { stream, peer, session, out, begun } = handover;
+        match tokio::net::TcpStream::from_std(stream) {
+            Ok(stream) => {
+                let (reader, writer) = stream.into_split();
+                let connection = self.core.borrow_mut().add_moved(peer, writer, session, out);
+                let block = self.core.borrow_mut().take_begun(&connection, &begun);
+                self.took(block);
+                self.spawn(Rc::clone(self).serve(connection, reader));
+            }
+            Err(error) => tracing::warn!(%peer, %error, "a connection could not be taken over"),
+        }
+    }
+
+    /// Gives a connection to worker `to`, which serves the session it goes on with.
+    async fn hand_over(&self, to: u32, connection: &Connection, reader: OwnedReadHalf) {
+        let parts = self.core.borrow_mut().detach(connection);
+        let peer = connection.peer;
+        let Some((session, writer, out, begun)) = parts else { return };
+        let stream = match reader.reunite(writer).map_err(|error| error.to_string()) {
+            Ok(stream) => stream.into_std().map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match stream {
+            Ok(stream) => {
+                let handover = Handover { stream, peer, session, out, begun };
+                if let Some(sender) = self.shared.mail.get(to as usize)
+                    && sender.send(Mail::Serve(Box::new(handover))).await.is_err()
+                {
+                    tracing::debug!(%peer, "a connection was to be handed over after the stop");
+                }
+            }
+            Err(error) => tracing::warn!(%peer, error, "a connection could not be handed over"),
+        }
+    }
+
+    /// What is left to do once lines were taken.
+    fn took(self: &Rc<Self>, block: Option<BlockAppend>) {
+        if let Some(append) = block {
+            self.spawn(Rc::clone(self).confirm(append));
+        }
+        self.flush.notify_one();
+    }
+
     /// Serves one connection until it ends.
     async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut reader: OwnedReadHalf) {
         let why = loop {
             match poll_fn(|cx| self.core.borrow_mut().poll(&connection, &mut reader, cx)).await {
                 Polled::Ended(why) => break why,
-                Polled::Took(block) => {
-                    if let Some(append) = block {
-                        self.spawn(Rc::clone(&self).confirm(append));
-                    }
-                    self.flush.notify_one();
+                Polled::Moves(to) => {
+                    self.hand_over(to, &connection, reader).await;
+                    return self.removed.notify_one();
                 }
+                Polled::Took(block) => self.took(block),
             }
         };
         self.core.borrow_mut().remove(&connection, &why);

@@ -8,4 +8,5 @@ mod logs;
 mod pool;
 mod replay;
 mod restart;
+mod resume;
 mod shares;
