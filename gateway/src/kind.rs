@@ -49,7 +49,7 @@ const SETTINGS: &[SettingSpec] = &[
         "difficulty",
         SettingType::Decimal,
         "1024",
-        "first difficulty of a session that suggests none, rounded down to a whole number or a power of two",
+        "first difficulty of a session that suggests none, rounded down to one that is given out: a whole number, below 1 one of 4 steps to each power of two",
     ),
     setting(
         "min_difficulty",

@@ -3,20 +3,11 @@
 //! A share is judged at the difficulty of its job as it was issued, whatever has been decided since. A new difficulty
 //! takes effect with the next job: miners apply one difficulty per notify.
 
-use std::time::Duration;
-
-use sluice_mining::Difficulty;
+use sluice_mining::{Difficulty, SILENCE};
 use sluice_proto::EventTime;
 
 use crate::GatewayConfig;
 use crate::protocol::reply;
-
-/// Without a share for this long, a session is made easier: vardiff knows of a session only from its shares.
-const SILENCE: Duration = Duration::from_secs(20);
-/// By how much.
-const SILENT_STEP: u64 = 64;
-/// But not below 2^-10, a share every 9 s at 0.5 MH/s: a machine that wakes up later must not flood the gateway.
-const SILENT_MIN: u64 = 1 << 14;
 
 /// What a job was issued with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,11 +215,9 @@ impl Plan {
     /// Lowers what comes next if the session has been silent at `current` since it was set.
     fn ease(&mut self, current: Difficulty, now: EventTime, config: &GatewayConfig) {
         let silent = u128::from(now.nanos_since(self.since)) >= SILENCE.as_nanos();
-        if self.heard || !silent || self.wanted != current || current.units() <= SILENT_MIN {
-            return;
+        if !self.heard && silent && self.wanted == current {
+            self.wanted = self.clamp(current.eased(), config);
         }
-        let easier = Difficulty::from_units((current.units() / SILENT_STEP).max(SILENT_MIN));
-        self.wanted = self.clamp(easier.unwrap_or(current), config);
     }
 
     /// Terms from `job` on.
@@ -361,10 +350,10 @@ mod tests {
             case.now += 30;
         }
         let text = seen.concat();
-        for expected in ["[1024]", "[16]", "[0.25]", "[0.00390625]", "[0.0009765625]"] {
+        for expected in ["[1024]", "[0.5]", "[0.000244140625]", "[0.0001220703125]"] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        assert_eq!(case.issue(6, 0), "", "not below 2^-10");
+        assert_eq!(case.issue(6, 0), "", "not below 2^-13");
         let mut heard = Case::new();
         heard.issue(1, 0);
         heard.plan.hear();

@@ -1,6 +1,7 @@
 //! Share difficulty (docs/adr/0005).
 
 use std::fmt;
+use std::time::Duration;
 
 use ruint::aliases::U256;
 
@@ -10,10 +11,19 @@ use crate::{Target, Work};
 const FRACTION: u32 = 24;
 /// Difficulty 1 in units.
 const ONE: u64 = 1 << FRACTION;
+/// How long a session works at a difficulty without its first share before the next job is easier (DESIGN 6): vardiff
+/// knows of a session only from its shares.
+pub const SILENCE: Duration = Duration::from_secs(20);
+/// By how much: two steps lead from 1024 to what suits 1 MH/s, and are made within 70 s where jobs come every 30 s. Who
+/// had half a chance of a share in this time gets about 200 a second until the job after.
+const EASED_BY: u64 = 2_048;
+/// But not below 2^-13, a share a second at 0.5 MH/s: a machine that wakes up later must not flood the pool.
+const EASIEST: u64 = ONE >> 13;
 
 /// A difficulty ("bdiff": difficulty 1 is the target 0xffff * 2^208), as a number of 2^-24, never zero.
 ///
-/// What the pool hands out is *allowed*: a whole number from 1 up, or a power of two below. Those print exactly.
+/// What the pool hands out is *allowed*: a whole number from 1 up, or below 1 one of the four steps from a power of two to
+/// the next (4, 5, 6 or 7 times a power of two). Those print exactly, and every float of a firmware holds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Difficulty(u64);
 
@@ -43,10 +53,31 @@ impl Difficulty {
         }
     }
 
+    /// From this difficulty to the next allowed one, in units, where it is allowed itself.
+    const fn step(self) -> u64 {
+        if self.0 >= ONE { ONE } else { 1 << 61_u32.saturating_sub(self.0.leading_zeros()) }
+    }
+
     /// The largest allowed difficulty not above this one.
     #[must_use]
     pub const fn floor_to_allowed(self) -> Self {
-        if self.0 >= ONE { Self(self.0 & !(ONE - 1)) } else { Self(1 << (63 - self.0.leading_zeros())) }
+        Self(self.0 & !(self.step() - 1))
+    }
+
+    /// The nearest allowed difficulty, by ratio; the higher one of two that are as near.
+    #[must_use]
+    pub fn round_to_allowed(self) -> Self {
+        let below = self.floor_to_allowed();
+        let above = Self(below.0.saturating_add(below.step())).min(Self::MAX);
+        let squared = u128::from(self.0) * u128::from(self.0);
+        if squared >= u128::from(below.0) * u128::from(above.0) { above } else { below }
+    }
+
+    /// What comes after [`SILENCE`] at this difficulty without a session's first share.
+    #[must_use]
+    pub const fn eased(self) -> Self {
+        let eased = if self.0 / EASED_BY > EASIEST { self.0 / EASED_BY } else { EASIEST };
+        if eased < self.0 { Self(eased).floor_to_allowed() } else { self }
     }
 
     /// Reads a decimal as miners and people write it (`1000`, `0.00015`, `1e-3`), rounded down to an allowed
@@ -154,6 +185,37 @@ mod tests {
         ] {
             assert_eq!(parse(text), wire, "{text:?}");
         }
+    }
+
+    #[test]
+    fn below_1_there_are_four_steps_to_a_power_of_two() {
+        let allowed = |range: std::ops::Range<u64>| {
+            let all: std::collections::BTreeSet<u64> =
+                range.map(|units| Difficulty::from_units(units).unwrap().floor_to_allowed().units()).collect();
+            all.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(allowed(1..20), [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16]);
+        assert_eq!(allowed(ONE / 2..ONE * 5 / 4), [ONE / 2, ONE / 8 * 5, ONE / 8 * 6, ONE / 8 * 7, ONE]);
+        let rounded = |units: u64| Difficulty::from_units(units).unwrap().round_to_allowed().units();
+        assert_eq!([17, 18, 19].map(rounded), [16, 20, 20], "by ratio");
+        assert_eq!([141, 142].map(|hundredths| rounded(ONE / 100 * hundredths)), [ONE, 2 * ONE]);
+        assert_eq!(rounded(u64::MAX), Difficulty::MAX.units());
+    }
+
+    #[test]
+    fn silence_leads_from_the_default_to_a_hobby_miner_in_two_steps() {
+        let steps = [1024, 1].map(|whole| {
+            let mut at = Difficulty::from_integer(whole).unwrap();
+            [(); 3].map(|()| {
+                let shown = at.to_string();
+                at = at.eased();
+                shown
+            })
+        });
+        assert_eq!(steps[0], ["1024", "0.5", "0.000244140625"]);
+        assert_eq!(steps[1], ["1", "0.00048828125", "0.0001220703125"]);
+        let low = Difficulty::from_units(EASIEST).unwrap();
+        assert_eq!((low.eased(), Difficulty::MIN.eased()), (low, Difficulty::MIN), "never harder");
     }
 
     proptest! {

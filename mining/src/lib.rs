@@ -20,7 +20,7 @@ pub mod wire;
 
 pub use amount::{Sats, Work};
 pub use chain::{AddressError, Chain, payout_script};
-pub use difficulty::Difficulty;
+pub use difficulty::{Difficulty, SILENCE};
 pub use hash::{double_sha256, header_hash};
 pub use job::{Extranonce, JobError, Judgement, PreparedJob};
 pub use table::JobTable;

@@ -1,7 +1,8 @@
 //! `vardiff`: difficulty per session, from windows of event time (DESIGN 6). Decisions are records.
 //!
-//! Work is compared with what a session would do at the target share rate; `row` has the rules. They know of a session
-//! from its first submission on: until then the gateway's first difficulty holds.
+//! Work is compared with what a session would do at the target share rate; `row` has the rules, and docs/VARDIFF.md what
+//! they make of miners of all sizes. They know of a session from its first submission on: until then the gateway's first
+//! difficulty holds, and is eased. A miner's own minimum is the gateway's too: it gives out no less, whatever is decided.
 
 mod row;
 #[cfg(test)]
@@ -57,7 +58,7 @@ pub static KIND: Kind = Kind {
             name: "min_difficulty",
             ty: SettingType::Decimal,
             default: Some("0.0000001"),
-            doc: "lowest difficulty to give out, rounded down to a whole number or a power of two",
+            doc: "lowest difficulty to give out, rounded down to a whole number, below 1 to one of 4 steps to each power of two",
         },
         SettingSpec {
             name: "max_difficulty",

@@ -5,10 +5,13 @@
 //!
 //! - *Unproven*: a session that has been heard of but has had no accepted share is lowered by 16 every two shares that
 //!   it should have had.
-//! - *Settling*: the first 12 shares give a first estimate, twice as many a better one, and so on to about a
+//! - *Settling*: the first 12 shares give a first estimate, a quarter more a better one, and so on to about a
 //!   hundred: each replaces the one before.
 //! - *Change*: a window whose work is off by more than a quarter, and by more than chance explains, becomes the new
-//!   beginning of what is known of the session; settling starts again from it.
+//!   beginning of what is known of the session; settling starts again from it. Of several such windows it is the one
+//!   that chance explains least.
+//!
+//! docs/VARDIFF.md tells what became of other rules.
 
 use sluice_mining::Difficulty;
 use sluice_proto::EventTime;
@@ -23,17 +26,22 @@ const SLOT: u64 = 30_000_000_000;
 const SLOTS: usize = 16;
 /// Windows that are compared, in whole slots besides the one still running.
 const WINDOWS: [usize; 7] = [1, 2, 3, 4, 6, 9, SLOTS - 1];
-/// Shares of the first estimate, and the factor to the next one.
+/// Shares of the first estimate. The next one waits for this part more.
 const FIRST: u32 = 12;
-const BETTER: u32 = 2;
+const BETTER: u32 = 4;
 /// An estimate from this many shares is good to 10 %: only a change replaces it.
 const SETTLED: u32 = 100;
 /// Squares of the standard deviations that chance explains: more above than below, where it has the longer tail.
 const CHANCE_ABOVE: u128 = 16;
 const CHANCE_BELOW: u128 = 7;
-/// An estimate over less than this, nanoseconds, raises a difficulty by at most [`LEAP`]: shares also come in bursts.
+/// An estimate over less than this, nanoseconds, is at most [`LEAP`] times what is in force: shares also come in bursts.
 const HASTY: u64 = 5_000_000_000;
-const LEAP: u64 = 16;
+pub(super) const LEAP: u64 = 16;
+/// Silence lowers a difficulty to no less than this part of the one that the newest share came at: most who fall silent
+/// are switched off, and come back as they were.
+pub(super) const PAUSE: u64 = 256;
+/// A difficulty that is off by no more than this part of it stays.
+const SLIGHT: u64 = 16;
 /// Bytes of a slot in a row: a sum and a count.
 const SLOT_SIZE: usize = 16 + 4;
 /// Bytes of a row before its slots.
@@ -107,11 +115,10 @@ impl Session {
         self.roll(time);
         self.last_share = self.last_share.max(time);
         // The clock starts with the first share; what came at a far lower difficulty may have been held up by the link.
-        let much_harder = self.based_on < SETTLED && difficulty / LEAP >= self.issued;
+        let much_harder = difficulty / LEAP >= self.issued;
         self.issued = difficulty.max(1);
         if !self.proven || much_harder {
             self.proven = true;
-            self.based_on = 0;
             self.begin(time);
             return;
         }
@@ -148,7 +155,7 @@ impl Session {
             return self.move_to(lower, rules);
         }
         let all = self.window(SLOTS - 1, time);
-        let settling = self.based_on < SETTLED && all.total.shares >= FIRST.max(self.based_on.saturating_mul(BETTER));
+        let settling = self.based_on < SETTLED && all.total.shares >= FIRST.max(self.based_on + self.based_on / BETTER);
         let window = if settling { all } else { self.changed(rules, time)? };
         let estimate = self.estimate(&window, rules);
         self.based_on = window.total.shares;
@@ -157,18 +164,27 @@ impl Session {
             0 => self.begin(time),
             _ => self.forget_before(&window, time),
         }
-        self.move_to(estimate, rules)
+        self.move_to(estimate.max(self.issued / PAUSE), rules)
     }
 
-    /// The shortest window that is off by more than chance explains.
+    /// Of the windows that are off by more than chance explains, the one that chance explains least: it begins nearest to
+    /// the change.
     fn changed(&self, rules: &Rules, time: EventTime) -> Option<Window> {
         let lived = time.nanos_since(self.since);
         let windows = WINDOWS.into_iter().map(|whole| self.window(whole, time));
-        windows.filter(|window| window.elapsed >= SLOT.min(lived)).find(|window| self.is_off(window, rules))
+        let off = windows
+            .filter(|window| window.elapsed >= SLOT.min(lived))
+            .filter_map(|window| Some((self.is_off(&window, rules)?, window)));
+        off.fold(None, |most: Option<(u128, Window)>, next| match most {
+            Some(most) if most.0 >= next.0 => Some(most),
+            _ => Some(next),
+        })
+        .map(|(_, window)| window)
     }
 
-    /// Compares the shares of a window, counted at the difficulty they came at, with how many there should be.
-    fn is_off(&self, window: &Window, rules: &Rules) -> bool {
+    /// Compares the shares of a window, counted at the difficulty they came at, with how many there should be. The square
+    /// of the standard deviations between them, in thousandths, if chance does not explain them.
+    fn is_off(&self, window: &Window, rules: &Rules) -> Option<u128> {
         let each = match window.total.shares {
             0 => u128::from(self.difficulty),
             shares => (window.total.sum / u128::from(shares)).max(1),
@@ -182,31 +198,32 @@ impl Session {
         } else {
             (expected >= CHANCE_BELOW * 1_000, CHANCE_BELOW)
         };
-        let by_chance = difference.saturating_mul(difference) <= (chance * 1_000).saturating_mul(expected);
-        enough && !by_chance && difference.saturating_mul(4) > expected
+        let square = difference.saturating_mul(difference) / expected.max(1);
+        (enough && square > chance * 1_000 && difference.saturating_mul(4) > expected).then_some(square)
     }
 
     /// The difficulty at which the share rate of a window would be the wanted one.
     fn estimate(&self, window: &Window, rules: &Rules) -> u64 {
         // No share at all: as if one were just about to come.
-        let sum = window.total.sum.max(u128::from(self.difficulty));
+        let mut sum = window.total.sum.max(u128::from(self.difficulty));
+        if self.based_on < SETTLED {
+            // Half a share less: a window ends where it says most, and what is too easy is soon known better.
+            sum -= sum / (2 * u128::from(window.total.shares.max(1)));
+        }
         let measured = sum.saturating_mul(1_000) / expected_milli(rules, window.elapsed).max(1);
         let measured = u64::try_from(measured).unwrap_or(u64::MAX);
-        if window.elapsed < HASTY { measured.min(self.measured.saturating_mul(LEAP)) } else { measured }
+        if window.elapsed < HASTY { measured.min(self.issued.saturating_mul(LEAP)) } else { measured }
     }
 
     /// Takes on the nearest difficulty that may be given out, if it is another one.
     fn move_to(&mut self, measured: u64, rules: &Rules) -> Option<u64> {
         self.measured = measured.max(1);
-        let one = Difficulty::ONE.units();
-        // To the nearest whole number, below 1 to the nearest power of two: 1448 / 1024 is its square root.
-        let nearest = if measured >= one {
-            measured.saturating_add(one / 2)
-        } else {
-            u64::try_from(u128::from(measured) * 1_448 / 1_024).unwrap_or(u64::MAX)
-        };
-        let allowed = Difficulty::from_units(nearest.max(1))?.floor_to_allowed().clamp(rules.min, rules.max).units();
-        (std::mem::replace(&mut self.difficulty, allowed) != allowed).then_some(allowed)
+        let allowed = Difficulty::from_units(self.measured)?.round_to_allowed().clamp(rules.min, rules.max).units();
+        if allowed.abs_diff(self.difficulty) <= self.difficulty / SLIGHT {
+            return None;
+        }
+        self.difficulty = allowed;
+        Some(allowed)
     }
 
     /// The last `whole` slots and the running one, as far as the session is known.
