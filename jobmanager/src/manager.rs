@@ -1,30 +1,27 @@
-//! The jobmanager: one thread that turns tip notices, polls and a timer into jobs.
+//! The jobmanager: its settings, its start and its end. What it does stands in `worker`.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use bitcoin::ScriptBuf;
 use parking_lot::Mutex;
 use sluice_log::{LogError, Partition, SharedLog};
 use sluice_mining::Chain;
-use sluice_mining::template::{JobParams, Template, TemplateError, build_job};
-use sluice_mining::wire::display_hash;
-use sluice_proto::{Body, Epoch, EventTime, Offset};
-use sluice_topology::runtime::Producer;
-use tokio::runtime::Handle;
+use sluice_mining::template::TemplateError;
+use sluice_proto::{Body, Epoch, Offset};
 use tokio::sync::watch;
 
-use crate::chunks::Sent;
-use crate::node::{HeaderInfo, NodeConfig, NodeError};
-use crate::source::Sources;
-use crate::status::{NodeState, NodeStatus, Status};
-use crate::zmq::Listener;
+use crate::node::{NodeConfig, NodeError};
+use crate::status::Status;
+use crate::watch::{Event, Tell, Watch};
+use crate::worker::Worker;
+use crate::writer::Writer;
+use crate::zmq::Heard;
 
-/// How long a stop waits for a call to a node that is in progress.
+/// How long a stop waits for an append that is in progress.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Settings of the jobmanager.
@@ -42,8 +39,16 @@ pub struct JobManagerConfig {
     pub tag: String,
     /// A new job at least this often.
     pub refresh: Duration,
+    /// A new job before that where the fees have grown by this share, per cent; 0 for never.
+    pub refresh_fees: u64,
+    /// How often the fees are looked at.
+    pub fee_poll: Duration,
     /// How often the tip is asked for.
     pub poll: Duration,
+    /// For how long a node may stand still before it is told and no longer chosen.
+    pub stuck_after: Duration,
+    /// Largest coinbase transaction without witness, bytes.
+    pub coinbase_limit: usize,
     /// Grace for shares of the old tip.
     pub stale_grace: Duration,
     /// Life of a job after the next one.
@@ -79,6 +84,14 @@ pub enum JobManagerError {
     /// A template that cannot become a job for a reason that will not pass.
     #[error("no job can be made: {0}")]
     Template(#[from] TemplateError),
+    /// The coinbase is too large for the firmware of miners.
+    #[error("a coinbase of {size} bytes, coinbase_limit is {limit}: pay fewer or shorter outputs, or raise the limit")]
+    CoinbaseSize {
+        /// Of the coinbase transaction without witness, bytes.
+        size: usize,
+        /// What is allowed, bytes.
+        limit: usize,
+    },
     /// The system failed.
     #[error("the jobmanager stopped: {0}")]
     System(#[from] std::io::Error),
@@ -91,13 +104,15 @@ pub struct JobManager {
     /// The thread, and what hears of its end.
     thread: Mutex<Option<(JoinHandle<()>, Receiver<()>)>>,
     status: Arc<Mutex<Status>>,
+    /// What was heard of each node by ZMQ.
+    heard: Vec<Arc<Heard>>,
     failure: watch::Receiver<Option<String>>,
-    listeners: Mutex<Vec<(String, Listener)>>,
 }
 
-enum Notice {
-    /// The node with this number has this tip.
-    Tip(usize, [u8; 32]),
+/// What the thread wakes up for.
+pub(crate) enum Notice {
+    /// Of the node with this number.
+    Node(usize, Event),
     Stop,
 }
 
@@ -109,25 +124,18 @@ impl JobManager {
     pub async fn start(config: JobManagerConfig, io: JobManagerIo) -> Result<Self, JobManagerError> {
         let last_job = last_job(&io).await?.unwrap_or_default();
         let (notices, heard) = channel();
-        let mut listeners = Vec::new();
-        for (number, node) in config.nodes.iter().enumerate() {
-            if let Some(endpoint) = &node.zmq {
-                let notices = notices.clone();
-                let notice = move |hash| {
-                    if notices.send(Notice::Tip(number, hash)).is_err() {
-                        tracing::debug!("a tip notice after the stop");
-                    }
-                };
-                listeners.push((node.name.clone(), Listener::start(node.name.clone(), endpoint.clone(), notice)?));
-            }
-        }
-        let nodes = config.nodes.iter().map(|node| node.name.clone());
-        let nodes = nodes.map(|name| NodeStatus { name, state: NodeState::Connecting, notices: 0 }).collect();
-        let status = Status { nodes, height: 0, nbits: 0, jobs: 0, last_job: None, tips: 0 };
-        let status = Arc::new(Mutex::new(status));
+        let status = Arc::new(Mutex::new(Status::new(config.nodes.iter().map(|node| node.name.clone()))));
         let (failed, failure) = watch::channel(None);
         let stopping = Arc::new(AtomicBool::new(false));
-        let mut worker = Worker::new(config, &io, last_job, status.clone(), stopping.clone())?;
+        let writer = Writer::new(config.clone(), &io, last_job, status.clone(), stopping.clone());
+        let mut watches = Vec::with_capacity(config.nodes.len());
+        for (number, node) in config.nodes.iter().enumerate() {
+            let notices = Mutex::new(notices.clone());
+            let tell: Tell = Arc::new(move |event| notices.lock().send(Notice::Node(number, event)).is_ok());
+            watches.push(Watch::start(node, config.chain, config.poll, &tell)?);
+        }
+        let heard_of = watches.iter().map(|watch| watch.heard().clone()).collect();
+        let mut worker = Worker::new(config, watches, writer, status.clone());
         let (running, ended) = channel();
         let thread = std::thread::Builder::new().name("jobmanager".into()).spawn(move || {
             // Dropped at the end, which is how a stop hears of it.
@@ -138,16 +146,16 @@ impl JobManager {
             }
         })?;
         let thread = Mutex::new(Some((thread, ended)));
-        Ok(Self { notices, stopping, thread, status, failure, listeners: Mutex::new(listeners) })
+        Ok(Self { notices, stopping, thread, status, heard: heard_of, failure })
     }
 
     /// What it does.
     pub fn status(&self) -> Status {
         let mut status = self.status.lock().clone();
-        let all = self.listeners.lock();
-        for node in &mut status.nodes {
-            let listeners = all.iter().filter(|(name, _)| *name == node.name);
-            node.notices = listeners.map(|(_, listener)| listener.notices()).sum();
+        for (node, heard) in status.nodes.iter_mut().zip(&self.heard) {
+            node.notices = heard.tips.load(Ordering::Relaxed);
+            node.lost = heard.lost.load(Ordering::Relaxed);
+            node.disconnected = heard.disconnected.load(Ordering::Relaxed);
         }
         status
     }
@@ -166,17 +174,13 @@ impl JobManager {
         }
     }
 
-    /// Stops it: no job is written any more. Waits a moment for a call to a node that is in progress.
+    /// Stops it: no job is written any more.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         let stopped = self.notices.send(Notice::Stop);
-        let mut listeners = self.listeners.lock();
-        listeners.iter().for_each(|(_, listener)| listener.halt());
-        listeners.clear();
-        drop(listeners);
         let Some((thread, ended)) = self.thread.lock().take() else { return };
         if ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("a node does not answer: the jobmanager ends without its answer");
+            tracing::warn!("the log does not answer: the jobmanager ends without its answer");
         } else if thread.join().is_err() || stopped.is_err() {
             tracing::debug!("the jobmanager had stopped before");
         }
@@ -191,11 +195,11 @@ impl Drop for JobManager {
 
 /// The last job that was written, as far as the next one depends on it.
 #[derive(Default)]
-struct LastJob {
+pub(crate) struct LastJob {
     /// Its id; 0 if there is none.
-    id: u64,
+    pub(crate) id: u64,
     /// The tip it builds on.
-    tip: Option<[u8; 32]>,
+    pub(crate) tip: Option<[u8; 32]>,
 }
 
 /// The last job in the topic; `None` if there is none.
@@ -230,178 +234,6 @@ async fn last_job_from(io: &JobManagerIo, of: &Partition, from: u64) -> Result<O
             if let Some(Body::Job(job)) = envelope.body {
                 last = Some(LastJob { id: job.job_id, tip: job.prev_hash.as_ref().try_into().ok() });
             }
-        }
-    }
-}
-
-struct Worker {
-    config: JobManagerConfig,
-    sources: Sources,
-    jobs: Producer,
-    templates: Producer,
-    status: Arc<Mutex<Status>>,
-    stopping: Arc<AtomicBool>,
-    sent: Sent,
-    /// The template of the last job of this start.
-    template: Option<Template>,
-    last_job: LastJob,
-    runtime: Handle,
-    /// Random per start: no two sources, and no two starts, give out the same work.
-    salt: u32,
-    count: u32,
-}
-
-impl Worker {
-    fn new(
-        config: JobManagerConfig,
-        io: &JobManagerIo,
-        last_job: LastJob,
-        status: Arc<Mutex<Status>>,
-        stopping: Arc<AtomicBool>,
-    ) -> Result<Self, JobManagerError> {
-        let producer = |topic: &str| Producer::new(io.log.clone(), topic, 1, &config.name, io.epoch);
-        Ok(Self {
-            sources: Sources::new(&config.nodes, config.chain)?,
-            jobs: producer(&io.jobs),
-            templates: producer(&io.templates),
-            status,
-            stopping,
-            sent: Sent::default(),
-            template: None,
-            last_job,
-            runtime: Handle::current(),
-            salt: RandomState::new().build_hasher().finish() as u32,
-            count: 0,
-            config,
-        })
-    }
-
-    fn run(&mut self, notices: &Receiver<Notice>) -> Result<(), JobManagerError> {
-        self.sources.poll();
-        let mut due = self.next_refresh(Instant::now())?;
-        self.report();
-        loop {
-            match notices.recv_timeout(self.config.poll) {
-                Ok(Notice::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                // Of a second node, or of a tip that a poll has found.
-                Ok(Notice::Tip(_, hash)) if self.last_job.tip == Some(hash) && self.template.is_some() => continue,
-                Ok(Notice::Tip(node, hash)) => {
-                    if let Some(header) = self.sources.follow(node, &hash, self.last_job.tip) {
-                        due = self.new_tip(hash, Some(header))?;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => match self.sources.poll() {
-                    Some(hash) if self.last_job.tip != Some(hash) => {
-                        let header = self.sources.header(&hash);
-                        due = self.new_tip(hash, header)?;
-                    }
-                    Some(_) if Instant::now() >= due => due = self.next_refresh(due)?,
-                    _ => {}
-                },
-            }
-            self.report();
-        }
-    }
-
-    /// At a new tip: first a job without transactions, where its target is sure, then the full one. When the next one
-    /// is due.
-    fn new_tip(&mut self, hash: [u8; 32], header: Option<HeaderInfo>) -> Result<Instant, JobManagerError> {
-        if let Some(template) = header.and_then(|header| self.empty(hash, &header)) {
-            self.publish(template)?;
-        }
-        self.next_refresh(Instant::now())
-    }
-
-    fn empty(&self, hash: [u8; 32], header: &HeaderInfo) -> Option<Template> {
-        let current = self.template.as_ref()?;
-        // A tip that does not follow ours (a reorganisation), or has been followed by another one since its notice:
-        // only the node's template is right.
-        let follows = header.prev_hash == Some(current.prev_hash) && header.height == current.height;
-        if !follows || header.confirmations != 1 {
-            return None;
-        }
-        let now = u32::try_from(EventTime::now().secs()).unwrap_or(u32::MAX);
-        let mut empty = current.empty_on(self.config.chain, hash, now)?;
-        empty.min_time = header.median_time.saturating_add(1);
-        empty.cur_time = empty.cur_time.max(empty.min_time);
-        Some(empty)
-    }
-
-    /// A job of the node's template of the moment; when the next one is due, which is at `due` where no node has a
-    /// template.
-    fn next_refresh(&mut self, due: Instant) -> Result<Instant, JobManagerError> {
-        let Some(template) = self.sources.template() else { return Ok(due) };
-        self.publish(template)?;
-        Ok(Instant::now() + self.config.refresh)
-    }
-
-    fn publish(&mut self, template: Template) -> Result<(), JobManagerError> {
-        if self.stopping.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let clean = self.last_job.tip != Some(template.prev_hash);
-        let now = EventTime::now();
-        self.last_job.id = now.millis().max(self.last_job.id + 1);
-        let (template_id, template_clock) = self.send_template(&template, now)?;
-        self.count = self.count.wrapping_add(1);
-        let mut source_tag = [0; 8];
-        source_tag[..4].copy_from_slice(&self.salt.to_be_bytes());
-        source_tag[4..].copy_from_slice(&self.count.to_be_bytes());
-        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
-        let job = build_job(
-            &template,
-            &JobParams {
-                job_id: self.last_job.id,
-                template_id,
-                template_clock,
-                payout: self.config.payout.clone(),
-                tag: self.config.tag.as_bytes(),
-                source_tag,
-                version_mask: self.config.version_mask,
-                stale_grace_ms: millis(self.config.stale_grace),
-                keep_ms: millis(self.config.keep),
-                clean,
-                chain: self.config.chain,
-            },
-        )?;
-        self.runtime.block_on(self.jobs.append(0, vec![(EventTime::now(), Body::Job(job))]))?;
-        if clean {
-            tracing::info!(height = template.height, tip = %display_hash(&template.prev_hash), "new tip");
-        }
-        let mut status = self.status.lock();
-        status.height = template.height;
-        status.nbits = template.nbits;
-        status.jobs += 1;
-        status.tips += u64::from(clean);
-        status.last_job = Some(SystemTime::now());
-        drop(status);
-        self.last_job.tip = Some(template.prev_hash);
-        self.template = Some(template);
-        Ok(())
-    }
-
-    /// Writes the template's transactions; its id and the offset of its last chunk, or zeros if it has none.
-    fn send_template(&mut self, template: &Template, now: EventTime) -> Result<(u64, u64), JobManagerError> {
-        if template.transactions.is_empty() {
-            return Ok((0, 0));
-        }
-        if let Some(same) = self.sent.same(template) {
-            return Ok(same);
-        }
-        let template_id = self.last_job.id;
-        let chunks = self.sent.chunks(template_id, template)?;
-        let mut clock = 0;
-        for chunk in chunks {
-            clock = self.runtime.block_on(self.templates.append(0, vec![(now, Body::TemplateChunk(chunk))]))?.get();
-        }
-        self.sent.note(template_id, clock, template);
-        Ok((template_id, clock))
-    }
-
-    fn report(&self) {
-        let mut status = self.status.lock();
-        for (node, (_, state)) in status.nodes.iter_mut().zip(self.sources.states()) {
-            node.state = state.clone();
         }
     }
 }

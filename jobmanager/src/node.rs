@@ -147,14 +147,18 @@ impl NodeClient {
         parse_display_hash(text).ok_or_else(|| NodeError::Answer(self.name.clone(), format!("{text:?} is no hash")))
     }
 
-    /// The result of `getblocktemplate`, as JSON.
+    /// The result of `getblocktemplate`, as JSON. With a `longpollid` the node answers once that one's template is no
+    /// longer the best (BIP22).
     ///
     /// # Errors
     /// If the node does not answer or refuses (no peers, still loading).
-    pub fn template(&self, chain: Chain) -> Result<String, NodeError> {
+    pub fn template(&self, chain: Chain, longpollid: Option<&str>) -> Result<Box<RawValue>, NodeError> {
         let rules = if chain == Chain::Signet { json!(["segwit", "signet"]) } else { json!(["segwit"]) };
-        let answer: Box<RawValue> = self.call("getblocktemplate", &[json!({ "rules": rules })])?;
-        Ok(answer.get().to_owned())
+        let mut request = json!({ "rules": rules });
+        if let Some(id) = longpollid {
+            request["longpollid"] = json!(id);
+        }
+        self.call("getblocktemplate", &[request])
     }
 
     /// Hash of the tip.
@@ -243,4 +247,13 @@ impl NodeClient {
 /// A URL without the credentials that someone may have put in it.
 fn shown_url(url: &str) -> &str {
     url.rsplit('@').next().unwrap_or(url)
+}
+
+/// The `longpollid` of a template in JSON, if it has one (BIP22).
+pub(crate) fn longpoll_id(template: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Longpoll {
+        longpollid: Option<String>,
+    }
+    serde_json::from_str::<Longpoll>(template.get()).ok()?.longpollid
 }

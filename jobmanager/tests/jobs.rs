@@ -16,20 +16,10 @@ use sluice_proto::v1::{Coordinates, Envelope, Job};
 use sluice_proto::{Body, EventTime};
 use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
 use sluice_testkit::work::solve_block;
-use support::{GUARD, NEVER, Reader, bytes, config, log, sim, start, status_until, until_heard};
+use support::{GUARD, NEVER, Reader, bytes, config, log, relay, sim, start, status_until, until_heard};
 
 fn node(mempool: usize) -> SimNode {
     SimNode::start(SimNodeConfig { mempool, ..SimNodeConfig::default() }).unwrap()
-}
-
-/// Gives every block of one node to another, as peers do.
-fn relay(from: &SimNode, to: &SimNode) {
-    for height in 1..=from.height() {
-        let block = from.block(&from.block_hash(height).unwrap()).unwrap();
-        let answer =
-            to.rpc().call("submitblock", &json!([bitcoin::consensus::encode::serialize_hex(&*block)])).unwrap();
-        assert!([Value::Null, json!("duplicate")].contains(&answer), "{answer}");
-    }
 }
 
 fn ready(manager: &JobManager, name: &str) -> bool {

@@ -220,6 +220,12 @@ pub fn build_job(template: &Template, params: &JobParams<'_>) -> Result<Job, Tem
     })
 }
 
+/// Size of a job's coinbase transaction without witness, with both extranonces in it, bytes: what miners hash, and what
+/// their firmware limits.
+pub fn coinbase_size(job: &Job) -> usize {
+    job.coinbase1.len() + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE + job.coinbase2.len()
+}
+
 /// The coinbase transaction without witness, cut around the extranonces.
 fn coinbase_parts(template: &Template, params: &JobParams<'_>) -> Result<(Vec<u8>, Vec<u8>), TemplateError> {
     let extranonce = EXTRANONCE1_SIZE + EXTRANONCE2_SIZE;
@@ -304,7 +310,7 @@ mod tests {
 
     /// BIP34 asks for the height as a script number in its shortest form; a set top bit needs one more byte.
     #[test]
-    fn heights_are_pushed_in_their_shortest_form() {
+    fn trap_13_heights_are_pushed_in_their_shortest_form() {
         for (height, push) in [
             (1, "51"),
             (2, "52"),
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_may_fill_the_script_up_to_100_bytes_and_no_further() {
+    fn trap_13_a_tag_may_fill_the_script_up_to_100_bytes_and_no_further() {
         // Height (4), source tag (9), extranonces (13); a tag takes one byte more than it has.
         let longest = vec![b'x'; 100 - 4 - 9 - 13 - 1];
         assert_eq!(script(951_658, &longest).len() + EXTRANONCE1_SIZE + EXTRANONCE2_SIZE, 100);
@@ -347,8 +353,25 @@ mod tests {
 
     /// On a new regtest chain without a tag: two bytes at least, and no push that another length would shorten.
     #[test]
-    fn the_shortest_script_is_well_above_two_bytes() {
+    fn trap_13_the_shortest_script_is_well_above_two_bytes() {
         assert_eq!(hex::encode(script(1, b"")), "51000831323334353637380c");
+    }
+
+    /// The S21 takes about 2.25 kB, Whatsminer 6.5 kB, NiceHash less than either: the largest coinbase of one output that
+    /// can be made is far below.
+    #[test]
+    fn quirk_coinbases_stay_within_what_known_firmware_takes() {
+        let committing = Template { commitment: Some([7; 32]), ..template(0x7fff_ffff) };
+        let widest = ScriptBuf::from_bytes(vec![0x51; 42]);
+        let params = JobParams { payout: widest, ..params(&[b'x'; 71]) };
+        let job = build_job(&committing, &params).unwrap();
+        let script = usize::from(job.coinbase1[41]);
+        let zeros = [0; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE];
+        let whole = [&job.coinbase1[..], &zeros, &job.coinbase2].concat();
+        assert_eq!((script, coinbase_size(&job)), (100, whole.len()));
+        let coinbase: Transaction = bitcoin::consensus::deserialize(&whole).unwrap();
+        assert_eq!(coinbase.output.len(), 2);
+        assert!(whole.len() < 300, "{} bytes", whole.len());
     }
 
     #[test]

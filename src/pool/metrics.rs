@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use sluice_gateway::GatewayStatus;
-use sluice_jobmanager::{NodeState, Status};
+use sluice_jobmanager::{Latency, NodeState, Status, TIP_BOUNDS_US};
 use sluice_log::{LATENCY_BOUNDS_US, LogMetrics};
 use sluice_topology::runtime::{TaskState, TaskStatus};
 
@@ -59,6 +59,13 @@ enum Metric {
     JobTime,
     NodeUp,
     NodeNotices,
+    FeeJobs,
+    NodeChosen,
+    NodeHeight,
+    NodeStuck,
+    NodeLost,
+    NodeDisconnected,
+    NodeLongpoll,
 }
 
 impl Metric {
@@ -111,6 +118,13 @@ impl Metric {
             Self::JobTime => ("job_timestamp_seconds", "When the last job was made", Gauge),
             Self::NodeUp => ("node_up", "1 while the node's last answer was good", Gauge),
             Self::NodeNotices => ("node_notices", "Tip notices of the node", Counter),
+            Self::FeeJobs => ("fee_jobs", "Jobs made before their time since the fees had grown", Counter),
+            Self::NodeChosen => ("node_chosen", "1 for the node that templates come from", Gauge),
+            Self::NodeHeight => ("node_height", "Height of the node's tip", Gauge),
+            Self::NodeStuck => ("node_stuck", "How often the node was found to stand still", Counter),
+            Self::NodeLost => ("node_notices_lost", "ZMQ messages of the node that did not arrive", Counter),
+            Self::NodeDisconnected => ("node_disconnected", "Blocks that left the node's best chain", Counter),
+            Self::NodeLongpoll => ("node_longpoll", "1 while tips are waited for by longpoll", Gauge),
         }
     }
 }
@@ -122,6 +136,8 @@ type Labels = Vec<(&'static str, String)>;
 struct Page {
     samples: BTreeMap<Metric, Vec<(Labels, f64)>>,
     log: LogMetrics,
+    /// By jobmanager.
+    tips: Vec<(String, Latency)>,
 }
 
 impl Page {
@@ -143,6 +159,15 @@ impl Collector for Page {
                     _ => sample.encode_gauge(value)?,
                 }
             }
+        }
+        let help = "From the notice of a new tip until its first job is durable";
+        let mut family = encoder.encode_descriptor("tip_job_seconds", help, None, MetricType::Histogram)?;
+        for (name, latency) in &self.tips {
+            let bounds = TIP_BOUNDS_US.iter().map(|micros| *micros as f64 / 1e6).chain([f64::MAX]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(latency.buckets).collect();
+            let labels = [("service", name.as_str())];
+            let mut sample = family.encode_family(&labels)?;
+            sample.encode_histogram::<NoLabelSet>(latency.sum.as_secs_f64(), latency.count(), &buckets, None)?;
         }
         let help = "From the call of an append to durable";
         let mut latency = encoder.encode_descriptor("log_append_seconds", help, None, MetricType::Histogram)?;
@@ -243,6 +268,8 @@ fn add_jobs(page: &mut Page, name: &str, status: &Status) {
     page.add(Metric::JobHeight, service, f64::from(status.height));
     page.add(Metric::Jobs, service, status.jobs as f64);
     page.add(Metric::Tips, service, status.tips as f64);
+    page.add(Metric::FeeJobs, service, status.fee_jobs as f64);
+    page.tips.push((name.to_owned(), status.tip_latency.clone()));
     if let Some(since) = status.last_job.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) {
         page.add(Metric::JobTime, service, since.as_secs_f64());
     }
@@ -250,5 +277,11 @@ fn add_jobs(page: &mut Page, name: &str, status: &Status) {
         let labels = [("service", name), ("node", node.name.as_str())];
         page.add(Metric::NodeUp, labels, flag(node.state == NodeState::Ok));
         page.add(Metric::NodeNotices, labels, node.notices as f64);
+        page.add(Metric::NodeChosen, labels, flag(node.chosen));
+        page.add(Metric::NodeHeight, labels, f64::from(node.height));
+        page.add(Metric::NodeStuck, labels, node.stuck as f64);
+        page.add(Metric::NodeLost, labels, node.lost as f64);
+        page.add(Metric::NodeDisconnected, labels, node.disconnected as f64);
+        page.add(Metric::NodeLongpoll, labels, flag(node.longpoll));
     }
 }

@@ -41,6 +41,18 @@ pub fn sim(name: &str, node: &SimNode) -> NodeConfig {
     NodeConfig { name: name.into(), rpc, auth, zmq: Some(node.zmq().to_owned()) }
 }
 
+/// Gives every block of one node to another, as peers do.
+pub fn relay(from: &SimNode, to: &SimNode) {
+    for height in 1..=from.height() {
+        let block = from.block(&from.block_hash(height).unwrap()).unwrap();
+        let answer = to
+            .rpc()
+            .call("submitblock", &serde_json::json!([bitcoin::consensus::encode::serialize_hex(&*block)]))
+            .unwrap();
+        assert!([serde_json::Value::Null, "duplicate".into()].contains(&answer), "{answer}");
+    }
+}
+
 /// Settings with intervals that pass often; tests replace those that matter to them.
 pub fn config(chain: Chain, nodes: Vec<NodeConfig>) -> JobManagerConfig {
     JobManagerConfig {
@@ -50,6 +62,10 @@ pub fn config(chain: Chain, nodes: Vec<NodeConfig>) -> JobManagerConfig {
         payout: ScriptBuf::new_p2wpkh(&bitcoin::WPubkeyHash::from_byte_array([0x77; 20])),
         tag: "/sluice test/".into(),
         refresh: NEVER,
+        refresh_fees: 0,
+        fee_poll: NEVER,
+        stuck_after: NEVER,
+        coinbase_limit: 1_000,
         poll: Duration::from_millis(20),
         stale_grace: Duration::from_secs(2),
         keep: Duration::from_secs(300),

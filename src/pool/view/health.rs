@@ -107,7 +107,14 @@ fn job_parts(name: &str, status: &Status) -> Vec<Part> {
     for node in &status.nodes {
         let (condition, detail) = match &node.state {
             NodeState::Connecting => (Condition::Degraded, "not asked yet".to_owned()),
-            NodeState::Ok => (Condition::Ok, format!("{} tip notices", node.notices)),
+            NodeState::Ok => {
+                let by = if node.longpoll { ", tips by longpoll" } else { "" };
+                (Condition::Ok, format!("height {}, {} tip notices{by}", node.height, node.notices))
+            }
+            NodeState::Stuck { since, why } => {
+                let seconds = since.elapsed().unwrap_or_default().as_secs();
+                (Condition::Degraded, format!("stands still for {seconds} s: {why}"))
+            }
             NodeState::Failed { since, error } => {
                 let seconds = since.elapsed().unwrap_or_default().as_secs();
                 (Condition::Degraded, format!("fails for {seconds} s: {error}"))

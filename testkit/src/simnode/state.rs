@@ -150,6 +150,7 @@ impl Shared {
     pub(super) fn add_transactions(&self, count: usize) {
         let silent = self.faults.zmq_is_silent();
         let mut state = self.state.lock();
+        state.publisher.lossy = self.faults.zmq_is_lossy();
         let state = &mut *state;
         for _ in 0..count {
             let added = state.mempool.grow(state.chain.coins(), state.chain.height());
@@ -182,6 +183,7 @@ impl Shared {
     pub(super) fn prefer(&self, hash: &BlockHash) -> Result<bool> {
         let silent = self.faults.zmq_is_silent();
         let mut state = self.state.lock();
+        state.publisher.lossy = self.faults.zmq_is_lossy();
         let Some(steps) = state.chain.prefer(hash) else { return Ok(false) };
         state.remember(&Record::Precious(*hash))?;
         state.follow(&steps, silent);
