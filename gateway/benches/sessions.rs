@@ -2,13 +2,16 @@
 //! CPU of a share from its socket to its durable answer. Prints one line a figure; the miners' own CPU is not counted,
 //! since threads are told apart by name.
 //!
+//! Beside each load stands its floor: the same load on a server that only reads and answers.
+//!
 //! `SESSIONS` sets how many sessions are idle (8,000; each takes two file descriptors here).
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,7 @@ use sluice_mining::Chain;
 use sluice_proto::{Body, Epoch, EventTime};
 use sluice_topology::runtime::Producer;
 use support::{USER, job};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const MEASURE: Duration = Duration::from_secs(3);
 
@@ -61,32 +65,118 @@ fn read_until(reader: &mut impl BufRead, text: &str) {
     }
 }
 
-/// Sends shares with `in_flight` unanswered until the time is over; how many were answered.
-fn mine(stream: TcpStream, in_flight: u64, until: Instant) -> u64 {
-    let (mut writer, mut reader) = (stream.try_clone().unwrap(), BufReader::with_capacity(1 << 16, stream));
-    let (mut sent, mut answered, mut line) = (0_u64, 0_u64, String::new());
-    while Instant::now() < until {
-        let mut out = String::new();
-        while sent - answered < in_flight {
-            sent += 1;
-            out += &format!(
-                "{{\"id\":{sent},\"method\":\"mining.submit\",\"params\":[\"{USER}\",\"2\",\"{sent:016x}\",\
-                 \"6553f101\",\"{:08x}\"]}}\n",
-                sent as u32
-            );
-        }
-        writer.write_all(out.as_bytes()).unwrap();
-        loop {
-            line.clear();
-            assert!(reader.read_line(&mut line).unwrap() > 0, "the gateway has closed the connection");
-            answered += u64::from(!line.starts_with("{\"id\":null"));
-            // All that has come is taken, then as many are sent.
-            if !reader.buffer().contains(&b'\n') {
-                break;
+/// A miner of the load: its socket, the lines it sends next, and what it has heard.
+struct Miner {
+    stream: tokio::net::TcpStream,
+    sent: u64,
+    answered: u64,
+}
+
+impl Miner {
+    /// Sends shares with `in_flight` unanswered until the time is over; how many were answered.
+    async fn mine(mut self, in_flight: u64, until: Instant) -> u64 {
+        let (mut out, mut bytes) = (String::new(), vec![0; 1 << 14]);
+        while Instant::now() < until {
+            out.clear();
+            while self.sent - self.answered < in_flight {
+                self.sent += 1;
+                let (sent, nonce) = (self.sent, self.sent as u32);
+                writeln!(
+                    out,
+                    "{{\"id\":{sent},\"method\":\"mining.submit\",\"params\":[\"{USER}\",\"2\",\"{sent:016x}\",\
+                     \"6553f101\",\"{nonce:08x}\"]}}"
+                )
+                .unwrap();
             }
+            self.stream.write_all(out.as_bytes()).await.unwrap();
+            // All that has come is taken, then as many are sent; no job comes meanwhile.
+            let read = self.stream.read(&mut bytes).await.unwrap();
+            assert!(read > 0, "the gateway has closed the connection");
+            self.answered += bytes[..read].iter().filter(|byte| **byte == b'\n').count() as u64;
+        }
+        self.answered
+    }
+}
+
+/// Load of `connections` miners on one thread, which is not counted; how many shares were answered.
+fn load(streams: Vec<TcpStream>, in_flight: u64, until: Instant) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let miner = |stream: TcpStream| {
+            stream.set_nonblocking(true).unwrap();
+            Miner { stream: tokio::net::TcpStream::from_std(stream).unwrap(), sent: 0, answered: 0 }
+        };
+        let miners: Vec<_> =
+            streams.into_iter().map(|s| tokio::task::spawn_local(miner(s).mine(in_flight, until))).collect();
+        let mut answered = 0;
+        for miner in miners {
+            answered += miner.await.unwrap();
+        }
+        answered
+    })
+}
+
+/// The floor: a server on two threads that reads, and writes an answer for each line, and does nothing else.
+fn echo_server() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for number in 0..2 {
+        let listener = listener.try_clone().unwrap();
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async {
+                listener.set_nonblocking(true).unwrap();
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::task::spawn_local(echo(stream));
+                }
+            });
+        };
+        std::thread::Builder::new().name(format!("echo-{number}")).spawn(serve).unwrap();
+    }
+    address
+}
+
+async fn echo(mut stream: tokio::net::TcpStream) {
+    const ANSWER: &[u8] = b"{\"id\":1234567,\"result\":true,\"error\":null}\n";
+    stream.set_nodelay(true).unwrap();
+    let (mut bytes, mut out) = (vec![0; 1 << 16], Vec::new());
+    while let Ok(read @ 1..) = stream.read(&mut bytes).await {
+        out.clear();
+        for _ in bytes[..read].iter().filter(|byte| **byte == b'\n') {
+            out.extend_from_slice(ANSWER);
+        }
+        if stream.write_all(&out).await.is_err() {
+            return;
         }
     }
-    answered
+}
+
+/// The shapes of load: connections, and shares in flight on each. `SHAPES=32x16,1000x1` sets others.
+fn shapes() -> Vec<(usize, u64)> {
+    let text = std::env::var("SHAPES").unwrap_or_else(|_| "32x16,200x1,1000x1".into());
+    text.split(',')
+        .map(|shape| {
+            let (connections, in_flight) = shape.split_once('x').unwrap();
+            (connections.parse().unwrap(), in_flight.parse().unwrap())
+        })
+        .collect()
+}
+
+/// Prints the rate under a load, and the CPU a share of the threads with each of these names.
+fn measure(what: &str, names: &[&str], streams: Vec<TcpStream>, in_flight: u64) {
+    let cpus = || names.iter().map(|name| cpu(&[name])).collect::<Vec<_>>();
+    let (began, before) = (Instant::now(), cpus());
+    let shares = std::thread::spawn(move || load(streams, in_flight, began + MEASURE)).join().unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let used =
+        cpus().into_iter().zip(before).zip(names).map(|((now, before), name)| {
+            format!("{:.2} us in {name}", (now - before).as_secs_f64() * 1e6 / shares as f64)
+        });
+    println!("{what}: {:.0}/s, CPU each {}", shares as f64 / took, used.collect::<Vec<_>>().join(", "));
 }
 
 fn main() {
@@ -140,28 +230,23 @@ fn main() {
     drop(idle);
 
     publish(2);
-    let cpus = || [cpu(&["gateway"]), cpu(&["log-append"])];
-    for (connections, in_flight) in [(32, 16), (200, 1)] {
-        let ready = (0..connections).map(|_| {
-            let stream = log_in(to);
-            read_until(&mut BufReader::with_capacity(1, &stream), "\"method\":\"mining.notify\"");
+    let echo = echo_server();
+    for (connections, in_flight) in shapes() {
+        let ready = |to, greet: &dyn Fn(TcpStream) -> TcpStream| -> Vec<TcpStream> {
+            (0..connections).map(|_| greet(log_in(to))).collect()
+        };
+        let name = format!("{connections} x {in_flight} in flight");
+        let streams = ready(to, &|stream| {
+            read_until(&mut BufReader::with_capacity(8 << 10, &stream), "\"mining.notify\",\"params\":[\"2\"");
             stream
         });
-        let ready: Vec<TcpStream> = ready.collect();
-        let (began, used) = (Instant::now(), cpus());
-        let until = began + MEASURE;
-        let miners: Vec<_> =
-            ready.into_iter().map(|stream| std::thread::spawn(move || mine(stream, in_flight, until))).collect();
-        let shares: u64 = miners.into_iter().map(|miner| miner.join().unwrap()).sum();
-        let took = began.elapsed();
-        let each = |used: Duration| used.as_secs_f64() * 1e6 / shares as f64;
-        let [in_gateway, in_log] = cpus();
-        println!(
-            "shares, {connections} x {in_flight} in flight: {:.0}/s, CPU each {:.2} us in the gateway, {:.2} us in the log",
-            shares as f64 / took.as_secs_f64(),
-            each(in_gateway - used[0]),
-            each(in_log - used[1]),
-        );
+        measure(&format!("shares, {name}"), &["gateway", "log-append"], streams, in_flight);
+        let streams = ready(echo, &|stream| {
+            let mut reader = BufReader::with_capacity(8 << 10, &stream);
+            (0..2).for_each(|_| read_until(&mut reader, "result"));
+            stream
+        });
+        measure(&format!("floor, {name}"), &["echo"], streams, in_flight);
     }
     runtime.block_on(gateway.stop());
     log.close().unwrap();

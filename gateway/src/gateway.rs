@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::Epoch;
-use sluice_topology::runtime::Producer;
+use sluice_topology::runtime::{Producer, Writer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -70,18 +70,20 @@ impl Gateway {
         let workers = workers(&config, partitions);
         let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &config.name, io.epoch);
         let identities = Identities::new(config.id, io.epoch, partitions, workers);
-        let (shares, candidates) = (producer(&io.shares, partitions), producer(&io.candidates, 1));
+        let shares = Self::writers(producer(&io.shares, partitions), workers);
+        let candidates = producer(&io.candidates, 1);
         let tokens = Tokens::new(io.log.uuid());
         let (mail, letters): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(INBOX)).unzip();
-        let shared = Arc::new(Shared::new(config.clone(), identities, tokens, shares, candidates, mail));
+        let log = Arc::clone(&io.log);
+        let shared = Arc::new(Shared::new(config.clone(), identities, tokens, log, candidates, mail));
         let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain).await?;
         jobs.last().into_iter().for_each(|batch| shared.note(batch));
         let listeners = listen(&config).await?;
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut gateway = Self { shared, addresses, threads: Mutex::default() };
         let mut outward = Outward::default();
-        for (number, mail) in (0..workers).zip(letters) {
-            gateway.spawn_worker(number, jobs.clone(), mail, &mut outward)?;
+        for ((number, mail), writers) in (0..).zip(letters).zip(shares) {
+            gateway.spawn_worker(number, writers, jobs.clone(), mail, &mut outward)?;
         }
         let targets = gateway.target_feeds(&io, &outward).await?;
         gateway.spawn_main(listeners, feed, targets, outward)?;
@@ -89,9 +91,19 @@ impl Gateway {
         Ok(gateway)
     }
 
+    /// The writers of each worker: each partition is written by one worker only.
+    fn writers(shares: Producer, workers: u32) -> Vec<Vec<Writer>> {
+        let mut of_workers: Vec<Vec<Writer>> = (0..workers).map(|_| Vec::new()).collect();
+        for (partition, writer) in shares.into_writers().into_iter().enumerate() {
+            of_workers[partition % workers as usize].push(writer);
+        }
+        of_workers
+    }
+
     fn spawn_worker(
         &mut self,
         number: u32,
+        writers: Vec<Writer>,
         jobs: Vec<Arc<JobBatch>>,
         mail: Receiver<Mail>,
         outward: &mut Outward,
@@ -102,7 +114,7 @@ impl Gateway {
         outward.connections.push(connections);
         outward.jobs.push(jobs_out);
         outward.targets.push(targets);
-        let inbox = Inbox { connections: connections_in, jobs: jobs_in, targets: targets_in, mail };
+        let inbox = Inbox { writers, connections: connections_in, jobs: jobs_in, targets: targets_in, mail };
         self.spawn(&format!("gateway-{number}"), move |shared| Worker::run(shared, number, jobs, inbox))
     }
 

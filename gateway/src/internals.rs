@@ -1,14 +1,18 @@
 //! For benches and fuzzing only: the way of a share through the gateway, without its sockets and its log, and parsers.
 
+use bytes::Bytes;
+use sluice_log::{MemoryLog, SharedLog};
 use sluice_mining::Chain;
-use sluice_proto::v1::{Job, Submission};
+use sluice_proto::v1::Job;
 use sluice_proto::{Epoch, EventTime, Offset};
+use sluice_topology::runtime::Producer;
 
 use crate::GatewayConfig;
 use crate::history::History;
 use crate::identity::{Exhausted, Identities, Identity};
 use crate::jobs::Rendered;
 use crate::judge::Judge;
+use crate::outlet::Outlet;
 use crate::protocol::lines::{Line, Lines};
 use crate::session::{Desk, Registrar, Resumed, Session, Turn};
 use crate::status::Counters;
@@ -23,6 +27,7 @@ pub struct ShareBench {
     identities: Identities,
     history: History,
     counters: Counters,
+    outlet: Outlet,
     session: Session,
     turn: Turn,
 }
@@ -40,6 +45,7 @@ impl ShareBench {
         if let Err(error) = judge.apply(Offset::new(1), EventTime::now(), job.clone()) {
             panic!("the bench's job: {error}");
         }
+        let log: SharedLog = MemoryLog::new();
         let mut bench = Self {
             session: Session::new(&config),
             config,
@@ -48,6 +54,7 @@ impl ShareBench {
             identities: Identities::new(0, Epoch::new(1), 1, 1),
             history: History::default(),
             counters: Counters::default(),
+            outlet: Outlet::new(Producer::new(log, "shares", 1, "bench", Epoch::new(1)).into_writers(), 1),
             turn: Turn::default(),
         };
         bench.take(b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n");
@@ -64,6 +71,7 @@ impl ShareBench {
             registrar: &mut Single(&self.identities),
             history: &self.history,
             counters: &self.counters,
+            intake: &mut self.outlet,
             now: EventTime::now(),
         };
         let mut lines = Lines::new(bytes, self.config.line_limit);
@@ -76,9 +84,11 @@ impl ShareBench {
         answered
     }
 
-    /// The shares taken since the last call.
-    pub fn shares(&mut self) -> impl Iterator<Item = Submission> + '_ {
-        self.turn.shares.drain(..).map(|(submission, _)| submission)
+    /// The records of the shares taken since the last call, as they go to the log.
+    pub fn records(&mut self) -> Vec<Bytes> {
+        let (round, batches) = self.outlet.take();
+        self.outlet.give_back(round);
+        batches.into_iter().flat_map(|(_, records)| records).collect()
     }
 }
 

@@ -1,8 +1,8 @@
 //! Judging a share: the jobs there are and the headers that were accepted.
 
 use sluice_mining::{JobError, JobTable, block};
-use sluice_proto::v1::{Candidate, Job, Reason, Submission};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::v1::{Candidate, Job, Reason};
+use sluice_proto::{EventTime, Offset, Share};
 
 use crate::duplicates::Duplicates;
 
@@ -41,15 +41,15 @@ impl Judge {
     }
 
     /// Judges a share received at `received`, whose job clock is [`Judge::clock`].
-    pub(crate) fn judge(&mut self, submission: &Submission, received: EventTime) -> Outcome {
-        let judgement = self.jobs.judge(submission, received);
+    pub(crate) fn judge(&mut self, share: &Share<'_>, received: EventTime) -> Outcome {
+        let judgement = self.jobs.judge(*share, received);
         let Some(hash) = judgement.hash else {
             return Outcome { reason: judgement.reason, candidate: None };
         };
         // The block first, whatever the share is (invariant B1); again only if it was not sent before.
-        let solved = judgement.is_block && self.seen.block(submission.job_id, hash);
-        let candidate = if solved { block::candidate(submission, &judgement) } else { None };
-        let repeated = judgement.reason == Reason::Accepted && !self.seen.accept(submission.job_id, hash);
+        let solved = judgement.is_block && self.seen.block(share.job_id, hash);
+        let candidate = if solved { block::candidate(*share, &judgement) } else { None };
+        let repeated = judgement.reason == Reason::Accepted && !self.seen.accept(share.job_id, hash);
         Outcome { reason: if repeated { Reason::Duplicate } else { judgement.reason }, candidate }
     }
 }

@@ -1,25 +1,25 @@
-//! The way of shares into one partition: collected during a turn, appended together, answered when they are durable.
+//! The way of shares into the log: written down as they are judged, appended together in rounds, answered when they are
+//! durable.
 
 use std::rc::Rc;
 
-use futures::future::BoxFuture;
-use sluice_log::LogError;
-use sluice_proto::v1::{Reason, Submission, Tick};
-use sluice_proto::{Body, EventTime, Offset};
-use sluice_topology::runtime::Producer;
-use tokio::sync::mpsc::UnboundedSender;
+use sluice_log::Partition;
+use sluice_proto::v1::{Reason, Tick};
+use sluice_proto::{Body, EventTime, Share};
+use sluice_topology::runtime::Writer;
 
 use crate::connection::Connection;
 use crate::status::REASONS;
 
-/// Appends of one partition under way at once. While there are so many, shares are collected for the next: under load
-/// appends become larger instead of more.
-const MAX_APPENDS: usize = 2;
+/// Where a session's shares go as they are judged.
+pub(crate) trait Intake {
+    /// Takes in a share of a session of `partition`, received at `received`.
+    fn take_in(&mut self, partition: u32, received: EventTime, share: &Share<'_>, reason: Reason);
+}
 
-/// Shares that are appended together, and the answers to them.
-pub(crate) struct Batch {
-    /// Resolves when they are durable; `None` if there are answers only.
-    pub(crate) done: Option<BoxFuture<'static, Result<Offset, LogError>>>,
+/// The answers to shares that become durable together.
+#[derive(Default)]
+pub(crate) struct Round {
     /// The answers of one connection after the other.
     pub(crate) groups: Vec<Group>,
     /// All answers.
@@ -37,86 +37,70 @@ pub(crate) struct Group {
     pub(crate) shares: usize,
 }
 
-/// The way of shares into one partition.
+/// The way of a worker's shares into its partitions.
 pub(crate) struct Outlet {
-    partition: u32,
-    records: Vec<(EventTime, Body)>,
-    groups: Vec<Group>,
-    answers: Vec<u8>,
-    counts: [u32; REASONS.len()],
-    /// Appends under way.
-    appends: usize,
-    /// To the task that waits for appends, in their order.
-    waiting: UnboundedSender<Batch>,
+    /// Of the partitions `number`, `number + workers`, and so on.
+    writers: Vec<Writer>,
+    /// Workers there are.
+    workers: u32,
+    /// What is being collected.
+    round: Round,
+    /// A round that is over: its memory is used again.
+    spare: Round,
 }
 
 impl Outlet {
-    pub(crate) fn new(partition: u32, waiting: UnboundedSender<Batch>) -> Self {
-        Self {
-            partition,
-            records: Vec::new(),
-            groups: Vec::new(),
-            answers: Vec::new(),
-            counts: [0; REASONS.len()],
-            appends: 0,
-            waiting,
-        }
+    /// The way into every partition of one of `workers`, in order.
+    pub(crate) fn new(writers: Vec<Writer>, workers: u32) -> Self {
+        Self { writers, workers: workers.max(1), round: Round::default(), spare: Round::default() }
     }
 
-    /// Takes in shares of a connection that were received at `now`, and the answers to them.
-    pub(crate) fn push(
-        &mut self,
-        connection: &Rc<Connection>,
-        now: EventTime,
-        shares: impl ExactSizeIterator<Item = (Submission, Reason)>,
-        answers: &[u8],
-    ) {
-        let count = shares.len();
-        for (submission, reason) in shares {
-            if let Some(counter) = self.counts.get_mut(reason as usize) {
-                *counter += 1;
-            }
-            self.records.push((now, Body::Submission(submission)));
-        }
-        self.answers.extend_from_slice(answers);
-        let end = self.answers.len();
-        match self.groups.last_mut() {
+    /// Takes in the answers to `shares` that were taken in before, for a connection.
+    pub(crate) fn answer(&mut self, connection: &Rc<Connection>, shares: usize, answers: &[u8]) {
+        let Round { groups, answers: all, .. } = &mut self.round;
+        all.extend_from_slice(answers);
+        let end = all.len();
+        match groups.last_mut() {
             Some(last) if Rc::ptr_eq(&last.connection, connection) => {
                 last.end = end;
-                last.shares += count;
+                last.shares += shares;
             }
-            _ => self.groups.push(Group { connection: Rc::clone(connection), end, shares: count }),
+            _ => groups.push(Group { connection: Rc::clone(connection), end, shares }),
         }
     }
 
-    /// Takes in a tick at `now`: all that was received before is in front of it.
+    /// Takes in a tick at `now` for each partition: all that was received before is in front of it.
     pub(crate) fn tick(&mut self, now: EventTime, tick: Tick) {
-        self.records.push((now, Body::Tick(tick)));
+        self.writers.iter_mut().for_each(|writer| writer.put(now, Body::Tick(tick)));
     }
 
-    /// Appends what has been taken in, unless enough appends are under way.
-    pub(crate) fn flush(&mut self, producer: &Producer) {
-        if self.appends >= MAX_APPENDS || (self.records.is_empty() && self.groups.is_empty()) {
-            return;
-        }
-        self.appends += 1;
-        let records = std::mem::take(&mut self.records);
-        let done = (!records.is_empty()).then(|| producer.append(self.partition, records));
-        let batch = Batch {
-            done,
-            groups: std::mem::take(&mut self.groups),
-            answers: std::mem::take(&mut self.answers),
-            counts: std::mem::take(&mut self.counts),
-        };
-        if self.waiting.send(batch).is_err() {
-            // The worker is on its way out; what was appended stays, unanswered.
-            tracing::debug!(partition = self.partition, "an append after the stop");
-        }
+    /// Nothing has been taken in since the last round.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.round.groups.is_empty() && self.writers.iter().all(Writer::is_empty)
     }
 
-    /// One append has ended; appends what was collected meanwhile.
-    pub(crate) fn appended(&mut self, producer: &Producer) {
-        self.appends = self.appends.saturating_sub(1);
-        self.flush(producer);
+    /// Ends the round: its answers, and what is to be appended before they are given.
+    pub(crate) fn take(&mut self) -> (Round, Vec<(Partition, Vec<bytes::Bytes>)>) {
+        let round = std::mem::replace(&mut self.round, std::mem::take(&mut self.spare));
+        (round, self.writers.iter_mut().filter(|writer| !writer.is_empty()).map(Writer::take).collect())
+    }
+
+    /// Gives back a round that has been answered.
+    pub(crate) fn give_back(&mut self, mut round: Round) {
+        round.groups.clear();
+        round.answers.clear();
+        round.counts = Default::default();
+        self.spare = round;
+    }
+}
+
+impl Intake for Outlet {
+    fn take_in(&mut self, partition: u32, received: EventTime, share: &Share<'_>, reason: Reason) {
+        if let Some(writer) = self.writers.get_mut((partition / self.workers) as usize) {
+            writer.put_share(received, share);
+        }
+        if let Some(counter) = self.round.counts.get_mut(reason as usize) {
+            *counter += 1;
+        }
     }
 }

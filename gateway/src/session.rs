@@ -1,14 +1,15 @@
 //! A miner's session: what each message does. No I/O: lines in, bytes and shares out.
 
 use sluice_mining::Difficulty;
-use sluice_proto::EventTime;
-use sluice_proto::v1::{Candidate, Reason, Submission};
+use sluice_proto::v1::Candidate;
+use sluice_proto::{EventTime, Share};
 
 use crate::GatewayConfig;
 use crate::history::History;
 use crate::identity::{Exhausted, Identity};
 use crate::jobs::Rendered;
 use crate::judge::Judge;
+use crate::outlet::Intake;
 use crate::plan::{Origin, Plan};
 use crate::protocol::configure::Configure;
 use crate::protocol::password::Wishes;
@@ -39,6 +40,8 @@ pub(crate) struct Desk<'a> {
     pub(crate) history: &'a History,
     /// Counters of the worker.
     pub(crate) counters: &'a Counters,
+    /// Takes shares in, in order.
+    pub(crate) intake: &'a mut dyn Intake,
     /// When the lines at hand were received.
     pub(crate) now: EventTime,
 }
@@ -75,8 +78,8 @@ pub(crate) struct Turn {
     pub(crate) replies: Vec<u8>,
     /// Answers to submits, to be written once the shares are durable.
     pub(crate) answers: Vec<u8>,
-    /// Shares to append, in order.
-    pub(crate) shares: Vec<(Submission, Reason)>,
+    /// Shares that were taken in.
+    pub(crate) shares: usize,
     /// A block, to be sent before anything else.
     pub(crate) candidate: Option<Candidate>,
 }
@@ -304,13 +307,14 @@ impl Session {
     }
 
     fn submit(&mut self, request: &Request<'_>, desk: &mut Desk<'_>, turn: &mut Turn) {
-        match self.submission(request, desk) {
-            Ok(submission) => {
-                let outcome = desk.judge.judge(&submission, desk.now);
+        match self.share(request, desk) {
+            Ok((partition, share)) => {
+                let outcome = desk.judge.judge(&share, desk.now);
                 turn.candidate = outcome.candidate;
-                self.plan.hear();
                 reply::verdict(&mut turn.answers, request.id, outcome.reason);
-                turn.shares.push((submission, outcome.reason));
+                desk.intake.take_in(partition, desk.now, &share, outcome.reason);
+                turn.shares += 1;
+                self.plan.hear();
             }
             Err(fault) => {
                 add(&desk.counters.submits_refused, 1);
@@ -319,14 +323,14 @@ impl Session {
         }
     }
 
-    /// The record of a share, with all that is needed to judge it again.
-    fn submission(&self, request: &Request<'_>, desk: &Desk<'_>) -> Result<Submission, Fault> {
+    /// A share, with all that is needed to judge it again, and the partition it goes to.
+    fn share(&self, request: &Request<'_>, desk: &Desk<'_>) -> Result<(u32, Share<'_>), Fault> {
         let identity = self.identity.ok_or(reply::NOT_SUBSCRIBED)?;
         let params: SubmitParams<'_> = request.params().ok_or(reply::BAD_PARAMS)?;
         let user = self.users.get(&params.user).ok_or(reply::UNAUTHORIZED)?;
         let share = params.share()?;
         let terms = self.plan.terms(share.job);
-        Ok(Submission {
+        let share = Share {
             job_id: share.job,
             extranonce1: terms.extranonce1,
             extranonce2: share.extranonce2,
@@ -337,11 +341,12 @@ impl Session {
             version_mask: terms.mask,
             difficulty: terms.difficulty.units(),
             session: identity.session,
-            account: (*user.account).to_owned(),
-            worker: (*user.worker).to_owned(),
+            account: &user.account,
+            worker: &user.worker,
             gateway: u32::from(desk.config.id),
             job_clock: desk.judge.clock().get(),
-        })
+        };
+        Ok((identity.partition, share))
     }
 
     /// Sends the newest job to a session that has just become ready. To be called once the lines at hand have been

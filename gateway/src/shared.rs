@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use sluice_log::SharedLog;
 use sluice_topology::runtime::Producer;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
@@ -25,8 +26,8 @@ pub(crate) struct Shared {
     pub(crate) history: History,
     /// To each worker.
     pub(crate) mail: Vec<Sender<Mail>>,
-    /// Writes submissions and ticks; each partition is written by one worker only.
-    pub(crate) shares: Producer,
+    /// The log.
+    pub(crate) log: SharedLog,
     /// Writes to the block lane.
     pub(crate) candidates: Producer,
     /// One per worker.
@@ -44,7 +45,7 @@ impl Shared {
         config: GatewayConfig,
         identities: Identities,
         tokens: Tokens,
-        shares: Producer,
+        log: SharedLog,
         candidates: Producer,
         mail: Vec<Sender<Mail>>,
     ) -> Self {
@@ -53,7 +54,7 @@ impl Shared {
             identities,
             tokens,
             history: History::default(),
-            shares,
+            log,
             candidates,
             workers: mail.iter().map(|_| Counters::default()).collect(),
             mail,
@@ -149,17 +150,17 @@ impl Drop for FailOnPanic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sluice_log::{MemoryLog, SharedLog};
+    use sluice_log::MemoryLog;
     use sluice_mining::Chain;
     use sluice_proto::Epoch;
 
     fn shared() -> Arc<Shared> {
         let log: SharedLog = MemoryLog::new();
-        let producer = |topic| Producer::new(log.clone(), topic, 1, "stratumd", Epoch::new(1));
+        let candidates = Producer::new(log.clone(), "candidates", 1, "stratumd", Epoch::new(1));
         let identities = Identities::new(0, Epoch::new(1), 1, 1);
         let config = GatewayConfig::new("stratumd", Chain::Regtest);
         let (tokens, mail) = (Tokens::new([0; 16]), vec![tokio::sync::mpsc::channel(1).0]);
-        Arc::new(Shared::new(config, identities, tokens, producer("shares"), producer("candidates"), mail))
+        Arc::new(Shared::new(config, identities, tokens, log, candidates, mail))
     }
 
     #[tokio::test]

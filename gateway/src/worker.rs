@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice_topology::runtime::Writer;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::Receiver;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::jobs::JobBatch;
-use crate::outlet::Batch;
+use crate::outlet::Outlet;
 use crate::session::Session;
 use crate::shared::Shared;
 use crate::targets::Decision;
@@ -27,6 +28,8 @@ const DRAIN: Duration = Duration::from_millis(1500);
 
 /// What a worker is handed by the other threads.
 pub(crate) struct Inbox {
+    /// Of its partitions, in order.
+    pub(crate) writers: Vec<Writer>,
     /// Connections.
     pub(crate) connections: Receiver<(TcpStream, SocketAddr)>,
     /// Jobs.
@@ -62,36 +65,31 @@ pub(crate) struct Handover {
 pub(crate) struct Worker {
     core: RefCell<Core>,
     /// Shares have been taken in.
-    flush: Notify,
+    filled: Notify,
     /// A connection has been taken away.
     removed: Notify,
     shared: Arc<Shared>,
 }
 
 impl Worker {
-    /// Worker `number` with the jobs that are there, and the appends its tasks will wait for.
-    fn new(shared: Arc<Shared>, number: u32) -> (Rc<Self>, Vec<UnboundedReceiver<Batch>>) {
-        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
-        for partition in (0..shared.shares.partitions()).filter(|p| shared.identities.worker_of(*p) == number) {
-            let (sender, receiver) = unbounded_channel();
-            senders.push((partition, sender));
-            receivers.push(receiver);
-        }
-        let core = RefCell::new(Core::new(Arc::clone(&shared), number, senders));
-        (Rc::new(Self { core, flush: Notify::new(), removed: Notify::new(), shared }), receivers)
-    }
-
     /// Runs worker `number` until the gateway stops or fails.
     ///
     /// # Errors
     /// If the system gives no event loop.
-    pub(crate) fn run(shared: Arc<Shared>, number: u32, jobs: Vec<Arc<JobBatch>>, inbox: Inbox) -> std::io::Result<()> {
+    pub(crate) fn run(
+        shared: Arc<Shared>,
+        number: u32,
+        jobs: Vec<Arc<JobBatch>>,
+        mut inbox: Inbox,
+    ) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
-        let (worker, appends) = Self::new(Arc::clone(&shared), number);
+        let outlet = Outlet::new(std::mem::take(&mut inbox.writers), shared.workers.len() as u32);
+        let core = RefCell::new(Core::new(Arc::clone(&shared), number, outlet));
+        let worker = Rc::new(Self { core, filled: Notify::new(), removed: Notify::new(), shared: Arc::clone(&shared) });
         runtime.block_on(local.run_until(async move {
             worker.take_jobs(&jobs);
-            worker.spawn_tasks(inbox, appends);
+            worker.spawn_tasks(inbox);
             tokio::select! {
                 () = shared.stopped() => worker.drain().await,
                 _ = shared.failed() => worker.abandon(),
@@ -100,16 +98,13 @@ impl Worker {
         Ok(())
     }
 
-    fn spawn_tasks(self: &Rc<Self>, inbox: Inbox, appends: Vec<UnboundedReceiver<Batch>>) {
+    fn spawn_tasks(self: &Rc<Self>, inbox: Inbox) {
         self.spawn(Rc::clone(self).accept_all(inbox.connections));
         self.spawn(Rc::clone(self).apply_all(inbox.jobs));
         self.spawn(Rc::clone(self).decide_all(inbox.targets));
         self.spawn(Rc::clone(self).take_mail(inbox.mail));
-        self.spawn(Rc::clone(self).flush_always());
+        self.spawn(Rc::clone(self).append_always());
         self.spawn(Rc::clone(self).tick_always());
-        for (outlet, batches) in appends.into_iter().enumerate() {
-            self.spawn(Rc::clone(self).answer_all(outlet, batches));
-        }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

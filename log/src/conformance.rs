@@ -30,6 +30,7 @@ pub async fn run(log: SharedLog) {
     positions_that_do_not_fit_are_refused(&log).await;
     trimming_moves_the_start(&log).await;
     partitions_do_not_mix(&log).await;
+    appends_to_many_partitions_are_one_call(&log).await;
     concurrent_producers_keep_their_order(&log).await;
 }
 
@@ -237,6 +238,25 @@ pub async fn partitions_do_not_mix(log: &SharedLog) {
         let expected: Vec<_> = (0..10).flat_map(|n| numbers(n * 8 + number..n * 8 + number + 1)).collect();
         assert_eq!(values(&read_all(log, &of(number), Offset::new(1), 1_000).await), expected);
     }
+}
+
+/// An append to several partitions is an append to each, in the order of the calls; without records it is none.
+pub async fn appends_to_many_partitions_are_one_call(log: &SharedLog) {
+    let of = topic(log, "many", 3).await;
+    let at = |number| Partition::new(of.topic.clone(), number);
+    let before = log.append(&at(1), numbers(0..2));
+    let all = log.append_all(vec![(at(1), numbers(2..4)), (at(0), numbers(5..6)), (at(2), vec![])]);
+    let after = log.append(&at(1), numbers(4..5));
+    assert!(all.await.is_ok());
+    // What was called before is durable no later.
+    assert_eq!(values(&read_all(log, &at(1), Offset::new(1), usize::MAX).await)[..4], numbers(0..4));
+    assert!(before.await.is_ok() && after.await.is_ok());
+    assert_eq!(values(&read_all(log, &at(1), Offset::new(1), usize::MAX).await), numbers(0..5));
+    assert_eq!(values(&read_all(log, &at(0), Offset::new(1), usize::MAX).await), numbers(5..6));
+    assert!(log.append_all(vec![]).await.is_ok() && log.append_all(vec![(at(2), vec![])]).await.is_ok());
+    let unknown = log.append_all(vec![(at(0), numbers(6..7)), (at(9), numbers(0..1))]).await;
+    assert!(matches!(unknown, Err(LogError::Unknown(_))), "{unknown:?}");
+    assert!(log.append(&at(2), numbers(0..1)).await.is_ok(), "wrong arguments do not stop the log");
 }
 
 /// Producers on several threads, readers at the tail: every record once, each producer's in its order.

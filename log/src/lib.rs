@@ -61,6 +61,19 @@ pub trait Log: Send + Sync + 'static {
     /// An empty batch resolves at once to the partition's next offset.
     fn append(&self, to: &Partition, batch: Vec<Bytes>) -> BoxFuture<'static, Result<Offset, LogError>>;
 
+    /// Appends to several partitions at once; resolves once all of it is durable. To each partition, this is an append
+    /// like [`Log::append`] in the order of the calls; not all of it need become durable at one moment.
+    ///
+    /// A log that can do it does it in one commit, with one answer: a caller that writes to many partitions is woken
+    /// once.
+    ///
+    /// # Errors
+    /// The first error; what else was appended becomes durable or not, as it does when the future is dropped.
+    fn append_all(&self, batches: Vec<(Partition, Vec<Bytes>)>) -> BoxFuture<'static, Result<(), LogError>> {
+        let appends: Vec<_> = batches.into_iter().map(|(to, batch)| self.append(&to, batch)).collect();
+        Box::pin(async move { futures::future::try_join_all(appends).await.map(drop) })
+    }
+
     /// Records of a partition from offset `from` on, at most about `max_bytes` of them but at least one if there is
     /// any. Where there is none yet, waits up to `wait` for one to become durable, then returns an empty list.
     ///

@@ -4,7 +4,8 @@ use bitcoin::consensus::{Decodable, Encodable};
 use bitcoin::hashes::Hash;
 use bitcoin::{Transaction, VarInt};
 use bytes::Bytes;
-use sluice_proto::v1::{Candidate, Job, Submission};
+use sluice_proto::Share;
+use sluice_proto::v1::{Candidate, Job};
 
 use crate::hash::double_sha256;
 use crate::job::{Judgement, PreparedJob};
@@ -69,11 +70,12 @@ pub fn coinbase_bytes(job: &Job, extranonce1: u32, extranonce2: u64) -> Vec<u8> 
 }
 
 /// What the priority lane carries of a share that makes a block; `None` if its job is unknown.
-pub fn candidate(submission: &Submission, judgement: &Judgement<'_>) -> Option<Candidate> {
+pub fn candidate<'a>(share: impl Into<Share<'a>>, judgement: &Judgement<'_>) -> Option<Candidate> {
+    let share = share.into();
     let job = judgement.job.map(PreparedJob::job)?;
     Some(Candidate {
         header: Bytes::copy_from_slice(&judgement.header?),
-        coinbase: coinbase_bytes(job, submission.extranonce1, submission.extranonce2).into(),
+        coinbase: coinbase_bytes(job, share.extranonce1, share.extranonce2).into(),
         segwit: job.segwit,
         template_id: job.template_id,
         template_clock: job.template_clock,
@@ -81,10 +83,10 @@ pub fn candidate(submission: &Submission, judgement: &Judgement<'_>) -> Option<C
         height: job.height,
         coinbase_value: job.coinbase_value,
         nbits: job.nbits,
-        account: submission.account.clone(),
-        worker: submission.worker.clone(),
-        gateway: submission.gateway,
-        session: submission.session,
+        account: share.account.to_owned(),
+        worker: share.worker.to_owned(),
+        gateway: share.gateway,
+        session: share.session,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A job made ready to judge shares by.
 
-use sluice_proto::v1::{Job, Reason, Submission};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::v1::{Job, Reason};
+use sluice_proto::{EventTime, Offset, Share};
 
 use crate::hash::{Message, header_hash};
 use crate::merkle::root_from_branch;
@@ -18,8 +18,9 @@ pub struct Extranonce {
 
 impl Extranonce {
     /// Extranonces of a submission.
-    pub const fn of(submission: &Submission) -> Self {
-        Self { one: submission.extranonce1, two: submission.extranonce2 }
+    pub fn of<'a>(share: impl Into<Share<'a>>) -> Self {
+        let share = share.into();
+        Self { one: share.extranonce1, two: share.extranonce2 }
     }
 }
 
@@ -120,39 +121,40 @@ impl PreparedJob {
     }
 
     /// The header of a submission: exactly the bytes the miner hashed, if it followed BIP310.
-    pub fn header(&self, submission: &Submission) -> [u8; 80] {
-        let root = root_from_branch(self.coinbase_txid(Extranonce::of(submission)), &self.branch);
+    pub fn header<'a>(&self, share: impl Into<Share<'a>>) -> [u8; 80] {
+        let share = share.into();
+        let root = root_from_branch(self.coinbase_txid(Extranonce::of(share)), &self.branch);
         let mut header = [0_u8; 80];
-        header[0..4].copy_from_slice(&self.version(submission).to_le_bytes());
+        header[0..4].copy_from_slice(&self.version(&share).to_le_bytes());
         header[4..36].copy_from_slice(&self.prev_hash);
         header[36..68].copy_from_slice(&root);
-        header[68..72].copy_from_slice(&submission.ntime.to_le_bytes());
+        header[68..72].copy_from_slice(&share.ntime.to_le_bytes());
         header[72..76].copy_from_slice(&self.job.nbits.to_le_bytes());
-        header[76..80].copy_from_slice(&submission.nonce.to_le_bytes());
+        header[76..80].copy_from_slice(&share.nonce.to_le_bytes());
         header
     }
 
     /// Bits this submission may set: what session and job agree on.
-    fn mask(&self, submission: &Submission) -> u32 {
-        submission.version_mask & self.job.version_mask
+    fn mask(&self, share: &Share<'_>) -> u32 {
+        share.version_mask & self.job.version_mask
     }
 
     /// Version of the header: the job's outside the mask, the miner's inside (BIP310).
-    fn version(&self, submission: &Submission) -> u32 {
-        if !submission.has_version_bits {
+    fn version(&self, share: &Share<'_>) -> u32 {
+        if !share.has_version_bits {
             return self.job.version;
         }
-        let mask = self.mask(submission);
-        (self.job.version & !mask) | (submission.version_bits & mask)
+        let mask = self.mask(share);
+        (self.job.version & !mask) | (share.version_bits & mask)
     }
 
     /// What is wrong with a share of this job apart from its age and its hash, if anything.
-    pub(crate) fn fault(&self, submission: &Submission) -> Option<Reason> {
-        if submission.ntime < self.job.min_ntime {
+    pub(crate) fn fault(&self, share: &Share<'_>) -> Option<Reason> {
+        if share.ntime < self.job.min_ntime {
             Some(Reason::NtimeTooOld)
-        } else if submission.ntime > self.job.max_ntime {
+        } else if share.ntime > self.job.max_ntime {
             Some(Reason::NtimeTooNew)
-        } else if submission.has_version_bits && submission.version_bits & !self.mask(submission) != 0 {
+        } else if share.has_version_bits && share.version_bits & !self.mask(share) != 0 {
             Some(Reason::VersionMask)
         } else {
             None
@@ -160,8 +162,8 @@ impl PreparedJob {
     }
 
     /// Header, hash, and whether the hash makes a block: the test that comes before every other (invariant B1).
-    pub(crate) fn block_test(&self, submission: &Submission) -> ([u8; 80], [u8; 32], bool) {
-        let header = self.header(submission);
+    pub(crate) fn block_test(&self, share: &Share<'_>) -> ([u8; 80], [u8; 32], bool) {
+        let header = self.header(*share);
         let hash = header_hash(&header);
         (header, hash, self.network_target.is_met_by(&hash))
     }
@@ -212,12 +214,12 @@ mod tests {
         PreparedJob::new(Offset::new(1), EventTime::from_nanos(1), job).unwrap()
     }
 
-    fn share(version_bits: u32, version_mask: u32) -> Submission {
-        Submission { version_bits, version_mask, has_version_bits: true, ntime: 1_000, ..Submission::default() }
+    fn share(version_bits: u32, version_mask: u32) -> Share<'static> {
+        Share { version_bits, version_mask, has_version_bits: true, ntime: 1_000, ..Share::default() }
     }
 
-    fn version(job: &PreparedJob, submission: &Submission) -> u32 {
-        u32::from_le_bytes(*job.header(submission).first_chunk().unwrap())
+    fn version(job: &PreparedJob, share: &Share<'_>) -> u32 {
+        u32::from_le_bytes(*job.header(*share).first_chunk().unwrap())
     }
 
     #[test]
@@ -233,8 +235,8 @@ mod tests {
 
     #[test]
     fn the_header_has_its_fields_in_their_places() {
-        let submission = Submission { nonce: 0x0102_0304, ntime: 0x0506_0708, ..Submission::default() };
-        let header = prepared(job()).header(&submission);
+        let submission = Share { nonce: 0x0102_0304, ntime: 0x0506_0708, ..Share::default() };
+        let header = prepared(job()).header(submission);
         assert_eq!(header[..4], [4, 0, 0, 0x20]);
         assert_eq!(header[4..36], [1; 32]);
         assert_eq!(header[68..72], [8, 7, 6, 5]);
@@ -258,14 +260,14 @@ mod tests {
         assert_eq!(job.fault(&share(0x2000_0000, 0x1fff_e000)), Some(Reason::VersionMask), "not the whole version");
         assert_eq!(job.fault(&share(0x2000, 0)), Some(Reason::VersionMask), "rolling was not agreed");
         assert_eq!(job.fault(&share(0x1000, u32::MAX)), Some(Reason::VersionMask), "the job allows less than agreed");
-        let without = Submission { has_version_bits: false, ..share(0x2000_0000, 0) };
+        let without = Share { has_version_bits: false, ..share(0x2000_0000, 0) };
         assert_eq!(job.fault(&without), None, "a field that was not sent");
     }
 
     #[test]
     fn block_time_has_its_range() {
         let job = prepared(job());
-        let at = |ntime| job.fault(&Submission { ntime, ..Submission::default() });
+        let at = |ntime| job.fault(&Share { ntime, ..Share::default() });
         assert_eq!([at(900), at(8_200)], [None, None]);
         assert_eq!([at(899), at(0)], [Some(Reason::NtimeTooOld); 2]);
         assert_eq!([at(8_201), at(u32::MAX)], [Some(Reason::NtimeTooNew); 2]);
@@ -288,7 +290,7 @@ mod tests {
                 prop_assert_eq!(rolled & bit, expected & bit, "bit {:#x}", bit);
             }
             prop_assert_eq!(job.fault(&submission).is_some(), bits & !mask != 0);
-            let unrolled = Submission { has_version_bits: false, ..submission };
+            let unrolled = Share { has_version_bits: false, ..submission };
             prop_assert_eq!(version(&job, &unrolled), version_of_job);
         }
 
@@ -296,8 +298,8 @@ mod tests {
         #[test]
         fn shares_that_differ_hash_differently(one: u32, two: u64, nonce: u32, ntime: u32, flip in 0..160_u32) {
             let job = prepared(job());
-            let share = |one, two, nonce, ntime| Submission {
-                extranonce1: one, extranonce2: two, nonce, ntime, ..Submission::default()
+            let share = |one, two, nonce, ntime| Share {
+                extranonce1: one, extranonce2: two, nonce, ntime, ..Share::default()
             };
             let bit = |from: u32| if (from..from + 32).contains(&flip) { 1_u32 << (flip - from) } else { 0 };
             let bit64 = if flip >= 96 { 1_u64 << (flip - 96) } else { 0 };

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use sluice_proto::v1::{Job, Reason, Submission};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::v1::{Job, Reason};
+use sluice_proto::{EventTime, Offset, Share};
 
 use crate::job::{JobError, Judgement, PreparedJob};
 use crate::{Difficulty, Work};
@@ -99,11 +99,12 @@ impl JobTable {
     }
 
     /// Judges a share received at `received`, as of its job clock. The block test comes first (invariant B1).
-    pub fn judge(&self, submission: &Submission, received: EventTime) -> Judgement<'_> {
-        let difficulty = Difficulty::from_units(submission.difficulty).unwrap_or(Difficulty::MIN);
+    pub fn judge<'a>(&self, share: impl Into<Share<'a>>, received: EventTime) -> Judgement<'_> {
+        let share = share.into();
+        let difficulty = Difficulty::from_units(share.difficulty).unwrap_or(Difficulty::MIN);
         let share_target = difficulty.to_target();
-        let found = self.as_of(Offset::new(submission.job_clock)).and_then(|current| {
-            let at = self.index(submission.job_id)?;
+        let found = self.as_of(Offset::new(share.job_clock)).and_then(|current| {
+            let at = self.index(share.job_id)?;
             (at <= current).then_some((at, current))
         });
         let Some((at, current)) = found else {
@@ -118,8 +119,8 @@ impl JobTable {
             };
         };
         let job = &self.entries[at].job;
-        let (header, hash, is_block) = job.block_test(submission);
-        let reason = match self.too_late(at, current, received).or_else(|| job.fault(submission)) {
+        let (header, hash, is_block) = job.block_test(&share);
+        let reason = match self.too_late(at, current, received).or_else(|| job.fault(&share)) {
             Some(reason) => reason,
             None if share_target.is_met_by(&hash) => Reason::Accepted,
             None => Reason::LowDifficulty,
@@ -158,6 +159,7 @@ fn life(job: &PreparedJob) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use sluice_proto::v1::Submission;
 
     /// A tip, by one byte.
     fn job(id: u64, tip: u8) -> Job {

@@ -6,10 +6,12 @@
 mod envelope;
 mod json;
 mod partition;
+mod share;
 mod types;
 
 pub use envelope::{DecodeError, RecordKind, SCHEMA, decode, encode, encode_into};
 pub use partition::{hash32, hash64, partition_of};
+pub use share::{Share, encode_share_into};
 pub use types::{Epoch, EventTime, Offset, Position};
 
 /// Types generated from `sluice/v1/sluice.proto`; the comments there are their documentation.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sluice_mining::Chain;
+use sluice_proto::v1::{Reason, Submission};
 use sluice_proto::{Epoch, Offset};
 
 use super::*;
@@ -24,9 +25,16 @@ struct Case {
     counters: Counters,
     session: Session,
     turn: Turn,
+    shares: Vec<(Submission, Reason)>,
     now: EventTime,
     offset: u64,
     candidates: Vec<Candidate>,
+}
+
+impl Intake for Vec<(Submission, Reason)> {
+    fn take_in(&mut self, _: u32, _: EventTime, share: &Share<'_>, reason: Reason) {
+        self.push(((*share).into(), reason));
+    }
 }
 
 impl Case {
@@ -43,6 +51,7 @@ impl Case {
             history: History::default(),
             counters: Counters::default(),
             turn: Turn::default(),
+            shares: Vec::new(),
             now: EventTime::from_millis(1_700_000_000_000),
             offset: 0,
             candidates: Vec::new(),
@@ -67,6 +76,7 @@ impl Case {
             registrar: &mut Single(&identities),
             history: &self.history,
             counters: &self.counters,
+            intake: &mut self.shares,
             now: self.now,
         };
         run(&mut self.session, &mut desk, &mut self.turn)
@@ -373,7 +383,7 @@ fn a_changed_extranonce1_holds_from_the_next_job_on() {
     let mut next = Submission { job_id: 0x6b, extranonce1: fresh.extranonce1, ..share };
     next.nonce = nonce(&job(0x6b, 7, HARD), &next, Difficulty::MIN, true, 0);
     assert_eq!(case.submit(&next)["result"], json!(true));
-    let used: Vec<_> = case.turn.shares.iter().map(|(share, _)| share.extranonce1).collect();
+    let used: Vec<_> = case.shares.iter().map(|(share, _)| share.extranonce1).collect();
     assert_eq!(used, [old.extranonce1, old.extranonce1, fresh.extranonce1]);
     assert_eq!(methods(&case.give(job(0x6c, 8, HARD))), ["mining.notify"], "said once");
 }
@@ -392,9 +402,9 @@ fn user_names_are_checked_and_several_share_a_connection() {
     assert_eq!(case.ask(&submit_line(&other, &share))["result"], json!(true));
     let second = case.share(HARD, true, share.nonce + 1);
     assert_eq!(case.submit(&second)["result"], json!(true));
-    let workers: Vec<_> = case.turn.shares.iter().map(|(share, _)| share.worker.as_str()).collect();
+    let workers: Vec<_> = case.shares.iter().map(|(share, _)| share.worker.as_str()).collect();
     assert_eq!(workers, ["w2", "w1"]);
-    assert!(case.turn.shares.iter().all(|(share, _)| share.account == USER.split('.').next().unwrap()));
+    assert!(case.shares.iter().all(|(share, _)| share.account == USER.split('.').next().unwrap()));
 }
 
 #[test]
@@ -404,7 +414,7 @@ fn submits_need_a_subscription_and_a_user() {
     assert_eq!(code(&case.submit(&share)), 25);
     case.send(r#"{"id":1,"method":"mining.subscribe","params":[]}"#);
     assert_eq!(code(&case.submit(&share)), 24);
-    assert!(case.turn.shares.is_empty(), "neither is written");
+    assert!(case.shares.is_empty(), "neither is written");
 }
 
 #[test]
@@ -421,7 +431,7 @@ fn a_share_is_the_same_in_any_form_of_hex() {
         let line = format!(r#"{{"id":6,"method":"mining.submit","params":["{USER}",{form}]}}"#);
         assert_eq!(code(&case.ask(&line)), 22, "{form}");
     }
-    assert_eq!(case.turn.shares.len(), 4, "rejected shares are written too");
+    assert_eq!(case.shares.len(), 4, "rejected shares are written too");
 }
 
 #[test]
@@ -557,7 +567,7 @@ fn says(pieces: &[&[u8]]) -> (Vec<u8>, Vec<u8>, usize) {
         }
         begun = rest;
     }
-    (case.turn.replies, case.turn.answers, case.turn.shares.len())
+    (case.turn.replies, case.turn.answers, case.shares.len())
 }
 
 proptest! {

@@ -17,12 +17,11 @@ use sluice_proto::v1::{Candidate, Tick};
 use sluice_proto::{Body, EventTime, Offset};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::connection::{Connection, Ended, State};
 use crate::jobs::{JobBatch, Rendered};
 use crate::judge::Judge;
-use crate::outlet::{Batch, Outlet};
+use crate::outlet::{Outlet, Round};
 use crate::protocol::lines::{Line, Lines};
 use crate::session::{Desk, Flow, Session, Turn};
 use crate::shared::Shared;
@@ -41,6 +40,9 @@ const CLOCK_SLACK: u64 = 1_000_000_000;
 
 /// An append to the block lane under way.
 pub(super) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
+
+/// An append of a round under way; `None` if it has nothing to append.
+pub(super) type RoundAppend = Option<BoxFuture<'static, Result<(), LogError>>>;
 
 /// What came of polling a connection.
 pub(super) enum Polled {
@@ -61,8 +63,7 @@ pub(super) struct Core {
     connections: Vec<Option<Rc<Connection>>>,
     free: Vec<usize>,
     sessions: Sessions,
-    /// Of the partitions `number`, `number + workers`, and so on.
-    outlets: Vec<Outlet>,
+    outlet: Outlet,
     /// The last stamp: stamps never go back.
     stamp: EventTime,
     /// What is being read; shared by all connections.
@@ -76,11 +77,11 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(shared: Arc<Shared>, number: u32, outlets: Vec<(u32, UnboundedSender<Batch>)>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, number: u32, outlet: Outlet) -> Self {
         Self {
             buffer: vec![0; shared.config.line_limit + READ],
             sessions: Sessions::new(Arc::clone(&shared), number),
-            outlets: outlets.into_iter().map(|(partition, waiting)| Outlet::new(partition, waiting)).collect(),
+            outlet,
             shared,
             number,
             judge: Judge::default(),
@@ -225,6 +226,7 @@ impl Core {
             registrar: &mut self.sessions,
             history: &shared.history,
             counters,
+            intake: &mut self.outlet,
             now,
         };
         let mut block: Option<BlockAppend> = None;
@@ -263,7 +265,7 @@ impl Core {
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
         }
-        self.deliver(connection, state, &mut turn, now);
+        self.deliver(connection, state, &mut turn);
         self.turn = turn;
         match flow {
             Flow::Continue => {}
@@ -274,38 +276,39 @@ impl Core {
     }
 
     /// Writes replies at once, and gives shares with their answers to the partition.
-    fn deliver(&mut self, connection: &Rc<Connection>, state: &mut State, turn: &mut Turn, now: EventTime) {
+    fn deliver(&mut self, connection: &Rc<Connection>, state: &mut State, turn: &mut Turn) {
         let limit = self.shared.config.output_limit;
-        let shares = turn.shares.len();
+        let shares = std::mem::take(&mut turn.shares);
         // An answer without a share waits for those before it, so that answers keep the order of the submits.
         let waits = shares > 0 || (state.in_flight > 0 && !turn.answers.is_empty());
-        match state.session.identity().filter(|_| waits) {
-            Some(identity) => {
-                let workers = self.shared.workers.len().max(1);
-                if let Some(outlet) = self.outlets.get_mut(identity.partition as usize / workers) {
-                    outlet.push(connection, now, turn.shares.drain(..), &turn.answers);
-                    state.in_flight += shares;
-                    self.outstanding += shares;
-                    add(&counters(&self.shared, self.number).in_flight, shares as u64);
-                }
-            }
+        if waits {
+            self.outlet.answer(connection, shares, &turn.answers);
+            state.in_flight += shares;
+            self.outstanding += shares;
+            add(&counters(&self.shared, self.number).in_flight, shares as u64);
+        } else {
             // Nothing is in flight that these answers would overtake.
-            None => turn.replies.extend_from_slice(&turn.answers),
+            turn.replies.extend_from_slice(&turn.answers);
         }
         state.send(&turn.replies, limit);
         turn.replies.clear();
         turn.answers.clear();
-        turn.shares.clear();
     }
 
-    /// Whether there is something to append.
-    pub(super) fn flush(&mut self) {
-        for outlet in &mut self.outlets {
-            outlet.flush(&self.shared.shares);
-        }
+    /// There is something to append or to answer.
+    pub(super) fn is_filled(&self) -> bool {
+        !self.outlet.is_empty()
     }
 
-    /// Appends what was received before now, and then the time, to each partition.
+    /// Appends what has been taken in since the last round; the answers to give when that is durable.
+    pub(super) fn begin_round(&mut self) -> (RoundAppend, Round) {
+        let (round, batches) = self.outlet.take();
+        // A round of answers alone, to what was no share, only waits for the rounds before it.
+        let append = if batches.is_empty() { None } else { Some(self.shared.log.append_all(batches)) };
+        (append, round)
+    }
+
+    /// Puts the time behind all that was received before now, in each partition.
     pub(super) fn tick(&mut self) {
         let behind = self.stamp.nanos_since(EventTime::now());
         if behind > CLOCK_SLACK {
@@ -316,26 +319,23 @@ impl Core {
         }
         let now = self.now();
         let tick = Tick { gateway: u32::from(self.shared.config.id), job_clock: self.judge.clock().get() };
-        for outlet in &mut self.outlets {
-            outlet.tick(now, tick);
-            outlet.flush(&self.shared.shares);
-        }
+        self.outlet.tick(now, tick);
     }
 
-    /// The shares of a batch are durable: answers them.
-    pub(super) fn answer(&mut self, outlet: usize, batch: Batch) {
+    /// The shares of a round are durable: answers them.
+    pub(super) fn answer(&mut self, round: Round) {
         let counters = counters(&self.shared, self.number);
-        for (counter, count) in counters.shares.iter().zip(batch.counts).filter(|(_, count)| *count > 0) {
+        for (counter, count) in counters.shares.iter().zip(round.counts).filter(|(_, count)| *count > 0) {
             add(counter, u64::from(count));
         }
         // Before the answers, so that who has one finds it counted.
-        let answered: usize = batch.groups.iter().map(|group| group.shares).sum();
+        let answered: usize = round.groups.iter().map(|group| group.shares).sum();
         self.outstanding -= answered;
         counters.in_flight.fetch_sub(answered as u64, Ordering::Relaxed);
         let mut start = 0;
-        for group in batch.groups {
+        for group in &round.groups {
             let mut state = group.connection.state.borrow_mut();
-            state.send(&batch.answers[start..group.end], self.shared.config.output_limit);
+            state.send(&round.answers[start..group.end], self.shared.config.output_limit);
             let was_full = state.in_flight >= self.shared.config.in_flight;
             state.in_flight -= group.shares;
             if was_full || state.half_closed || self.stopping {
@@ -346,9 +346,7 @@ impl Core {
         if self.outstanding < MAX_OUTSTANDING / 2 {
             self.paused.drain(..).for_each(|connection| connection.state.borrow().wake());
         }
-        if let Some(outlet) = self.outlets.get_mut(outlet) {
-            outlet.appended(&self.shared.shares);
-        }
+        self.outlet.give_back(round);
     }
 
     /// Applies jobs, and sends the newest to all sessions: one write each.
@@ -387,7 +385,6 @@ impl Core {
     /// Reads no more; connections end once they are answered.
     pub(super) fn stop_reading(&mut self) {
         self.stopping = true;
-        self.flush();
         self.connections.iter().flatten().for_each(|connection| connection.state.borrow().wake());
     }
 

@@ -1,21 +1,29 @@
 //! What a worker waits for: one small task per source, and one per connection.
 
-use std::future::poll_fn;
+use std::collections::VecDeque;
+use std::future::{pending, poll_fn};
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluice_log::LogError;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::time::MissedTickBehavior;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use super::core::{BlockAppend, Polled};
+use super::core::{BlockAppend, Polled, RoundAppend};
 use super::{Handover, Mail, Worker};
 use crate::connection::{Connection, Ended};
 use crate::jobs::JobBatch;
-use crate::outlet::Batch;
+use crate::outlet::Round;
 use crate::targets::Decision;
+
+/// Rounds of appends begin this far apart at least, so that under load they become larger instead of more: a round
+/// costs about as much as ten shares, in the log and in waking threads. A share that comes alone does not wait.
+const PACE: Duration = Duration::from_millis(1);
+/// Rounds under way at once.
+const MAX_ROUNDS: usize = 2;
 
 impl Worker {
     /// Serves the connections that the acceptor hands over.
@@ -88,7 +96,7 @@ impl Worker {
         if let Some(append) = block {
             self.spawn(Rc::clone(self).confirm(append));
         }
-        self.flush.notify_one();
+        self.note_filled();
     }
 
     /// Serves one connection until it ends.
@@ -117,23 +125,44 @@ impl Worker {
         }
     }
 
-    /// Appends the shares of each turn: woken by the connections of a turn, it runs behind all of them.
-    pub(super) async fn flush_always(self: Rc<Self>) {
-        loop {
-            self.flush.notified().await;
-            self.core.borrow_mut().flush();
+    /// Wakes [`Worker::append_always`] if there is something for it.
+    fn note_filled(&self) {
+        if self.core.borrow().is_filled() {
+            self.filled.notify_one();
         }
     }
 
-    /// Answers the shares of one partition as they become durable, in order.
-    pub(super) async fn answer_all(self: Rc<Self>, outlet: usize, mut batches: UnboundedReceiver<Batch>) {
-        while let Some(mut batch) = batches.recv().await {
-            if let Some(done) = batch.done.take()
-                && let Err(error) = done.await
-            {
-                return self.fail("shares could not be appended", &error);
+    /// Resolves once there is something to append and the last round, which began at `last`, is long enough ago.
+    /// Woken by the connections of a turn of the event loop, it goes on behind all of them.
+    async fn filled(&self, last: Option<Instant>) {
+        while !self.core.borrow().is_filled() {
+            self.filled.notified().await;
+        }
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + PACE).await;
+        }
+    }
+
+    /// Appends shares in rounds, and answers them as they become durable, in order.
+    pub(super) async fn append_always(self: Rc<Self>) {
+        let mut rounds: VecDeque<(RoundAppend, Round)> = VecDeque::new();
+        let mut last = None;
+        loop {
+            tokio::select! {
+                biased;
+                done = durable(&mut rounds) => {
+                    if let Err(error) = done {
+                        return self.fail("shares could not be appended", &error);
+                    }
+                    if let Some((_, round)) = rounds.pop_front() {
+                        self.core.borrow_mut().answer(round);
+                    }
+                }
+                () = self.filled(last), if rounds.len() < MAX_ROUNDS => {
+                    last = Some(Instant::now());
+                    rounds.push_back(self.core.borrow_mut().begin_round());
+                }
             }
-            self.core.borrow_mut().answer(outlet, batch);
         }
     }
 
@@ -148,6 +177,7 @@ impl Worker {
         loop {
             interval.tick().await;
             self.core.borrow_mut().tick();
+            self.note_filled();
         }
     }
 
@@ -176,5 +206,14 @@ impl Worker {
         while let Some(decision) = targets.recv().await {
             self.core.borrow_mut().decide(decision);
         }
+    }
+}
+
+/// Resolves once the first of `rounds` is durable.
+async fn durable(rounds: &mut VecDeque<(RoundAppend, Round)>) -> Result<(), LogError> {
+    match rounds.front_mut() {
+        None => pending().await,
+        Some((None, _)) => Ok(()),
+        Some((Some(append), _)) => append.await,
     }
 }

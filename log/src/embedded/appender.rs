@@ -76,8 +76,7 @@ impl Appender {
         let ended = Instant::now();
         for (pending, first) in group.drain(..).zip(firsts) {
             self.counters.append_took(ended.saturating_duration_since(pending.called));
-            // A caller that has given up needs no answer.
-            let _ = pending.done.send(Ok(Offset::new(first)));
+            pending.answer(Ok(Offset::new(first)));
         }
         Ok(())
     }
@@ -89,7 +88,7 @@ impl Appender {
         self.counters.stopped.store(1, Ordering::Relaxed);
         self.queue.stop(&cause);
         for pending in group.drain(..) {
-            let _ = pending.done.send(Err(LogError::Stopped(cause.clone())));
+            pending.answer(Err(LogError::Stopped(cause.clone())));
         }
     }
 }

@@ -266,12 +266,36 @@ impl Inner {
             let _ = done.send(Ok(next));
             return Ok(answer);
         }
-        let bytes = batch.iter().map(Bytes::len).sum();
-        let waiting = self.queue.push(Pending { slot, batch, bytes, called: Instant::now(), done })?;
+        self.push(vec![pending(slot, batch, Some(done))])?;
+        Ok(answer)
+    }
+
+    /// Enqueues all of `batches` or none; `None` if there is nothing to wait for.
+    fn enqueue_all(
+        &self,
+        batches: Vec<(Partition, Vec<Bytes>)>,
+    ) -> Result<Option<oneshot::Receiver<queue::Answer>>, LogError> {
+        let mut appends = Vec::with_capacity(batches.len());
+        for (to, batch) in batches {
+            crate::check_batch(&to, &batch)?;
+            let slot = self.slot(&to)?;
+            if !batch.is_empty() {
+                appends.push(pending(slot, batch, None));
+            }
+        }
+        let Some(last) = appends.last_mut() else { return Ok(None) };
+        let (done, answer) = oneshot::channel();
+        last.done = Some(done);
+        self.push(appends)?;
+        Ok(Some(answer))
+    }
+
+    fn push(&self, appends: Vec<Pending>) -> Result<(), LogError> {
+        let waiting = self.queue.push(appends)?;
         if waiting > self.options.queue_bytes {
             self.warn_full(waiting);
         }
-        Ok(answer)
+        Ok(())
     }
 
     fn warn_full(&self, waiting: usize) {
@@ -320,6 +344,11 @@ impl Inner {
         }
         flushed
     }
+}
+
+fn pending(slot: Arc<Slot>, batch: Vec<Bytes>, done: Option<oneshot::Sender<queue::Answer>>) -> Pending {
+    let bytes = batch.iter().map(Bytes::len).sum();
+    Pending { slot, batch, bytes, called: Instant::now(), done }
 }
 
 async fn read_older(
@@ -372,6 +401,14 @@ impl Log for EmbeddedLog {
     fn append(&self, to: &Partition, batch: Vec<Bytes>) -> BoxFuture<'static, Result<Offset, LogError>> {
         match self.inner.enqueue(to, batch) {
             Ok(answer) => answer.map(|done| done.unwrap_or_else(|_| Err(closed()))).boxed(),
+            Err(error) => ready(Err(error)).boxed(),
+        }
+    }
+
+    fn append_all(&self, batches: Vec<(Partition, Vec<Bytes>)>) -> BoxFuture<'static, Result<(), LogError>> {
+        match self.inner.enqueue_all(batches) {
+            Ok(Some(answer)) => answer.map(|done| done.unwrap_or_else(|_| Err(closed())).map(drop)).boxed(),
+            Ok(None) => ready(Ok(())).boxed(),
             Err(error) => ready(Err(error)).boxed(),
         }
     }

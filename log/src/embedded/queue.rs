@@ -22,7 +22,17 @@ pub(super) struct Pending {
     pub(super) batch: Vec<Bytes>,
     pub(super) bytes: usize,
     pub(super) called: Instant,
-    pub(super) done: oneshot::Sender<Answer>,
+    /// Told when it is durable. Of appends that are one call the last is told: what is before it in the queue is durable
+    /// no later, and fails no later.
+    pub(super) done: Option<oneshot::Sender<Answer>>,
+}
+
+impl Pending {
+    /// Tells the caller.
+    pub(super) fn answer(self, answer: Answer) {
+        // A caller that has given up needs no answer.
+        let _ = self.done.map(|done| done.send(answer));
+    }
 }
 
 /// Appends in the order of their calls.
@@ -43,11 +53,11 @@ struct State {
 }
 
 impl Queue {
-    /// Puts an append at the end; returns the bytes that wait now.
+    /// Puts appends at the end; returns the bytes that wait now.
     ///
     /// # Errors
     /// [`LogError::Stopped`] if the writer has stopped or the log is being closed.
-    pub(super) fn push(&self, pending: Pending) -> Result<usize, LogError> {
+    pub(super) fn push(&self, appends: Vec<Pending>) -> Result<usize, LogError> {
         let mut state = self.state.lock();
         if let Some(cause) = &state.stopped {
             return Err(LogError::Stopped(cause.clone()));
@@ -55,8 +65,8 @@ impl Queue {
         if state.closing {
             return Err(closed());
         }
-        state.bytes += pending.bytes;
-        state.pending.push_back(pending);
+        state.bytes += appends.iter().map(|pending| pending.bytes).sum::<usize>();
+        state.pending.extend(appends);
         let (bytes, wake) = (state.bytes, std::mem::take(&mut state.idle));
         drop(state);
         if wake {
@@ -108,8 +118,7 @@ impl Queue {
             std::mem::take(&mut state.pending)
         };
         for pending in failed {
-            // A caller that has given up needs no answer.
-            let _ = pending.done.send(Err(LogError::Stopped(cause.clone())));
+            pending.answer(Err(LogError::Stopped(cause.clone())));
         }
     }
 }

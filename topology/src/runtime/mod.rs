@@ -27,6 +27,6 @@ mod world;
 pub use error::TaskError;
 pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
-pub use producer::{EpochError, Producer, source_epoch};
+pub use producer::{EpochError, Producer, Writer, source_epoch};
 pub use reader::{ReadError, TopicReader};
 pub use status::{InputStatus, OperatorStatus, TaskState, TaskStatus};
