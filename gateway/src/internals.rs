@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use sluice_log::{MemoryLog, SharedLog};
 use sluice_mining::Chain;
-use sluice_proto::v1::Job;
+use sluice_proto::v1::{Job, Reason};
 use sluice_proto::{Epoch, EventTime, Offset};
 use sluice_topology::runtime::Producer;
 
@@ -30,6 +30,7 @@ pub struct ShareBench {
     outlet: Outlet,
     session: Session,
     turn: Turn,
+    accepted: u64,
 }
 
 impl ShareBench {
@@ -56,6 +57,7 @@ impl ShareBench {
             counters: Counters::default(),
             outlet: Outlet::new(Producer::new(log, "shares", 1, "bench", Epoch::new(1)).into_writers(), 1),
             turn: Turn::default(),
+            accepted: 0,
         };
         bench.take(b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":[]}\n");
         bench.take(format!("{{\"id\":2,\"method\":\"mining.authorize\",\"params\":[\"{user}\"]}}\n").as_bytes());
@@ -84,9 +86,20 @@ impl ShareBench {
         answered
     }
 
+    /// Extranonce1 of the session.
+    pub fn extranonce1(&self) -> u32 {
+        self.session.identity().map_or(0, |identity| identity.extranonce1)
+    }
+
+    /// Shares that were accepted and have gone to the log.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
     /// The records of the shares taken since the last call, as they go to the log.
     pub fn records(&mut self) -> Vec<Bytes> {
         let (round, batches) = self.outlet.take();
+        self.accepted += u64::from(round.counts[Reason::Accepted as usize]);
         self.outlet.give_back(round);
         batches.into_iter().flat_map(|(_, records)| records).collect()
     }

@@ -60,7 +60,7 @@ impl Writer {
     /// piece of memory.
     pub fn take(&mut self) -> (Partition, Vec<Bytes>) {
         // The next batch will be about as large.
-        let next = BytesMut::with_capacity(self.buffer.len());
+        let next = BytesMut::with_capacity(self.buffer.len() + self.buffer.len() / 8);
         let whole = std::mem::replace(&mut self.buffer, next).freeze();
         let mut start = 0;
         let record = |end| whole.slice(std::mem::replace(&mut start, end)..end);
