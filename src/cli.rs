@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Tap(TapArgs),
     /// Run a whole pool on this machine, with a node and miners of its own, and watch it find blocks.
     Demo(DemoArgs),
+    /// Put load on a pool and measure it: many miners, shares of every kind, latencies.
+    Swarm(SwarmArgs),
 }
 
 /// Which topology file, and what replaces its settings.
@@ -198,6 +200,92 @@ pub(crate) struct DemoArgs {
     /// Plain lines instead of a live view; so it is too where the output is no terminal.
     #[arg(long)]
     pub(crate) plain: bool,
+}
+
+/// `sluice swarm`.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  sluice swarm --target 127.0.0.1:3333 --user bc1q...{n} -c 32 --in-flight 16 --stock 1000000
+  sluice swarm --target 127.0.0.1:3333 --user bc1q... -c 1000 --rate 20000 --duplicates 1 --stales 1 --lows 1
+  sluice swarm --target 127.0.0.1:3333 --user bc1q... -c 10000 --idle --duration 60
+  sluice swarm --target 127.0.0.1:3333 --user bc1q... -c 5000 --idle --storm 2000
+
+It works with any Stratum V1 pool. Give the pool a difficulty far below 1: shares are found by hashing, before the
+measured window if --stock says how many. Open files: `ulimit -n` must exceed the connections.")]
+pub(crate) struct SwarmArgs {
+    /// The pool, HOST:PORT.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) target: String,
+    /// The pool is on another machine, and its operator has agreed to be put under load.
+    #[arg(long)]
+    pub(crate) allow_remote: bool,
+    /// User of the login (payout address, and a worker's name after a dot); {n} in it is the connection's number.
+    #[arg(long)]
+    pub(crate) user: String,
+    /// Password of the login.
+    #[arg(long, default_value = "x")]
+    pub(crate) password: String,
+    /// Connections.
+    #[arg(short, long, default_value_t = 32, value_name = "N")]
+    pub(crate) connections: usize,
+    /// Closed loop: each connection keeps this many shares unanswered.
+    #[arg(long, default_value_t = 16, value_name = "K", conflicts_with_all = ["rate", "idle"])]
+    pub(crate) in_flight: usize,
+    /// Open loop: shares a second over all connections, however fast the pool is.
+    #[arg(long, value_name = "R", conflicts_with = "idle")]
+    pub(crate) rate: Option<f64>,
+    /// Send the shares of --rate evenly, not at random times.
+    #[arg(long, requires = "rate")]
+    pub(crate) even: bool,
+    /// Send no shares: log in, stay, and tell how new blocks spread.
+    #[arg(long)]
+    pub(crate) idle: bool,
+    /// Connect storm: this many new connections a second, whether or not those before have a job yet.
+    #[arg(long, value_name = "R")]
+    pub(crate) storm: Option<f64>,
+    /// Seconds to measure.
+    #[arg(long, default_value_t = 10.0, value_name = "S")]
+    pub(crate) duration: f64,
+    /// End earlier, when this many shares were sent and answered.
+    #[arg(long, value_name = "N", conflicts_with = "idle")]
+    pub(crate) shares: Option<u64>,
+    /// Seconds of load before.
+    #[arg(long, default_value_t = 1.0, value_name = "S")]
+    pub(crate) warm_up: f64,
+    /// Shares to find before, over all connections.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) stock: usize,
+    /// Of 100 shares these many repeat an accepted one.
+    #[arg(long, default_value_t = 0.0, value_name = "PCT")]
+    pub(crate) duplicates: f64,
+    /// Of 100 shares these many are for a job that there is not (any more).
+    #[arg(long, default_value_t = 0.0, value_name = "PCT")]
+    pub(crate) stales: f64,
+    /// Of 100 shares these many miss their target.
+    #[arg(long, default_value_t = 0.0, value_name = "PCT")]
+    pub(crate) lows: f64,
+    /// Of 100 connections these many read 256 bytes a second.
+    #[arg(long, default_value_t = 0.0, value_name = "PCT")]
+    pub(crate) slow_readers: f64,
+    /// Do not ask for version rolling.
+    #[arg(long)]
+    pub(crate) no_version_rolling: bool,
+    /// Send shares that are blocks, too.
+    #[arg(long)]
+    pub(crate) blocks: bool,
+    /// Threads.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) threads: usize,
+    /// Seed of what is random.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Write a line for each share answered `true`: job, extranonce1, extranonce2, ntime, nonce, version bits.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 fn parse_override(text: &str) -> Result<Override, String> {

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Kinds(args) => commands::kinds::run(args),
         Command::Tap(args) => commands::tap::run(args, &cli.common),
         Command::Demo(args) => commands::demo::run(args, &cli.common),
+        Command::Swarm(args) => commands::swarm::run(args),
     };
     match result {
         Ok(code) => code,

@@ -5,4 +5,5 @@ pub(crate) mod demo;
 pub(crate) mod graph;
 pub(crate) mod kinds;
 pub(crate) mod run;
+pub(crate) mod swarm;
 pub(crate) mod tap;

@@ -2,7 +2,7 @@
 //!
 //! Real: [`bitcoind`], [`postgres`], [`foreign`] (a miner that nobody here wrote), [`harness`] (the program itself as a
 //! process). Simulated: [`simnode`] for the demo and for faults, [`miner`] with real hashes, [`stratum`] for tests that
-//! speak to the gateway line by line.
+//! speak to the gateway line by line, [`swarm`] for load: many miners at once, on any pool.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -15,6 +15,7 @@ mod programs;
 pub mod rpc;
 pub mod simnode;
 pub mod stratum;
+pub mod swarm;
 pub mod work;
 
 pub use programs::free_port;

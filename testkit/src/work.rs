@@ -1,7 +1,7 @@
 //! Hashing headers: what simulated miners and the simulated node do all day.
 
 use anyhow::{Context as _, Result};
-use sha2::{Digest, Sha256};
+use sha2::block_api::compress256;
 use sluice_mining::block::{BlockTx, assemble, coinbase_bytes};
 use sluice_mining::{PreparedJob, Target};
 use sluice_proto::v1::{Job, Submission};
@@ -11,13 +11,24 @@ use sluice_proto::{EventTime, Offset};
 #[derive(Clone)]
 pub struct Work {
     header: [u8; 80],
-    midstate: Sha256,
+    midstate: [u32; 8],
+    /// The rest of the header with its padding; the nonce is filled in.
+    last: [u8; 64],
 }
+
+/// SHA-256 before the first block (FIPS 180-4, 5.3.3).
+const INITIAL: [u32; 8] =
+    [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
 impl Work {
     /// Work on a header; its nonce does not matter.
     pub fn new(header: [u8; 80]) -> Self {
-        Self { midstate: Sha256::new().chain_update(&header[..64]), header }
+        let (mut first, mut last, mut midstate) = ([0; 64], [0; 64], INITIAL);
+        first.copy_from_slice(&header[..64]);
+        compress256(&mut midstate, &[first]);
+        last[..12].copy_from_slice(&header[64..76]);
+        pad(&mut last, 16, 80);
+        Self { header, midstate, last }
     }
 
     /// The header with this nonce.
@@ -27,12 +38,16 @@ impl Work {
         header
     }
 
-    /// Hash of the header with this nonce, internal order.
+    /// Hash of the header with this nonce, internal order: two compressions and nothing else, since searching is this.
     pub fn hash(&self, nonce: u32) -> [u8; 32] {
-        let mut tail = [0_u8; 16];
-        tail[..12].copy_from_slice(&self.header[64..76]);
-        tail[12..].copy_from_slice(&nonce.to_le_bytes());
-        Sha256::digest(self.midstate.clone().chain_update(tail).finalize()).into()
+        let (mut last, mut state) = (self.last, self.midstate);
+        last[12..16].copy_from_slice(&nonce.to_le_bytes());
+        compress256(&mut state, &[last]);
+        let (mut block, mut second) = ([0; 64], INITIAL);
+        block[..32].copy_from_slice(&bytes(state));
+        pad(&mut block, 32, 32);
+        compress256(&mut second, &[block]);
+        bytes(second)
     }
 
     /// Tries up to `count` nonces from `first` on; the first that meets the target, and its hash.
@@ -44,6 +59,20 @@ impl Work {
             target.is_met_by(&hash).then_some((nonce, hash))
         })
     }
+}
+
+/// Pads the last block of a message of `length` bytes, of which the block holds `used`.
+fn pad(block: &mut [u8; 64], used: usize, length: u64) {
+    block[used] = 0x80;
+    block[56..].copy_from_slice(&(length * 8).to_be_bytes());
+}
+
+fn bytes(state: [u32; 8]) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(state) {
+        *place = word.to_be_bytes();
+    }
+    bytes
 }
 
 /// Mines a job to a block as a miner that rolls versions does, and puts the whole block together.

@@ -9,3 +9,4 @@ mod demo;
 mod maturity;
 mod parts;
 mod signet;
+mod swarm;

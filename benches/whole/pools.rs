@@ -1,0 +1,162 @@
+//! The pools under test, each with a node of its own.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bitcoin::hashes::Hash;
+use bitcoin::{Address, Network, ScriptBuf, WPubkeyHash};
+use sluice_mining::Chain;
+use sluice_testkit::bitcoind::Bitcoind;
+use sluice_testkit::foreign::ForeignPool;
+use sluice_testkit::harness::PoolProcess;
+use sluice_testkit::simnode::SimNode;
+
+/// The topology that people start with.
+const TOPOLOGY: &str = include_str!("../../topology.yaml");
+/// The lowest difficulty there is, 2^-24: about 256 hashes a share.
+pub const DIFFICULTY: &str = "0.000000059604644775390625";
+/// How long operators may need to read what came before: a guard, not a measure.
+const GUARD: Duration = Duration::from_secs(120);
+
+/// A running pool and its node.
+pub struct Pool {
+    pub stratum: SocketAddr,
+    process: Process,
+    /// `None` where the node is the caller's.
+    node: Option<Bitcoind>,
+}
+
+enum Process {
+    Sluice(PoolProcess),
+    Para(ForeignPool),
+}
+
+/// Who mines: each connection is a worker of one account. The addresses of test networks are the same.
+pub fn user() -> String {
+    format!("{}.rig{{n}}", address(Network::Signet, 1))
+}
+
+fn script(number: u8) -> ScriptBuf {
+    ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]))
+}
+
+fn address(network: Network, number: u8) -> String {
+    Address::from_script(&script(number), network).map_or_else(|_| String::new(), |address| address.to_string())
+}
+
+/// A private signet that has left its initial download behind.
+fn node() -> Result<Bitcoind> {
+    let mut node = Bitcoind::start(Chain::Signet)?;
+    node.generate(1, &script(2))?;
+    Ok(node)
+}
+
+impl Pool {
+    /// Sluice on a private signet.
+    pub fn sluice() -> Result<Self> {
+        let node = node()?;
+        let (rpc, auth, zmq) = (node.rpc_url(), node.auth().to_owned(), node.zmq());
+        Self::start(Network::Signet, [rpc, auth, zmq], Some(node))
+    }
+
+    /// Sluice on a simulated node, where it may find as many blocks as it likes.
+    pub fn on_simulated(node: &SimNode) -> Result<Self> {
+        Self::start(Network::Regtest, [node.rpc_url(), node.auth().to_owned(), node.zmq().to_owned()], None)
+    }
+
+    /// With everything that `topology.yaml` has. Its difficulty stands still, since what is measured is a share.
+    fn start(network: Network, [rpc, auth, zmq]: [String; 3], node: Option<Bitcoind>) -> Result<Self> {
+        let settings = [
+            format!("operators.stratumd.difficulty={DIFFICULTY}"),
+            format!("operators.stratumd.max_difficulty={DIFFICULTY}"),
+            "ledger.url=sqlite:./ledger.db".to_owned(),
+        ];
+        let mut process = PoolProcess::new(env!("CARGO_BIN_EXE_sluice"), TOPOLOGY)?
+            .env("BITCOIN_NETWORK", network.to_string())
+            .env("POOL_ADDRESS", address(network, 0))
+            .env("BITCOIN_RPC", rpc)
+            .env("BITCOIN_RPC_AUTH", auth)
+            .env("BITCOIN_ZMQ", zmq)
+            .env("SLUICE_HTTP", "127.0.0.1:0")
+            .env("SLUICE_STRATUM", "127.0.0.1:0");
+        for setting in settings {
+            process = process.arg("--set").arg(setting);
+        }
+        process.start()?;
+        let stratum = process.address("stratumd")?.parse().context("the address of stratumd")?;
+        Ok(Self { stratum, process: Process::Sluice(process), node })
+    }
+
+    /// para, on a node like that of Sluice, with the same difficulty.
+    pub fn para() -> Result<Self> {
+        let node = node()?;
+        let process = ForeignPool::start(&node, DIFFICULTY)?;
+        Ok(Self { stratum: process.address(), process: Process::Para(process), node: Some(node) })
+    }
+
+    /// Where the node announces blocks.
+    pub fn zmq(&self) -> Result<String> {
+        Ok(self.node.as_ref().context("no node of its own")?.zmq())
+    }
+
+    /// Somebody else finds a block.
+    pub fn find_block(&mut self) -> Result<()> {
+        self.node.as_mut().context("no node of its own")?.generate(1, &script(2)).map(|_| ())
+    }
+
+    /// Waits until all operators have read what there is; how long that took.
+    pub fn catch_up(&self) -> Result<Duration> {
+        let begun = Instant::now();
+        let Process::Sluice(pool) = &self.process else { return Ok(Duration::ZERO) };
+        loop {
+            let health = pool.get_json("/health")?;
+            let tasks = health["tasks"].as_array().context("tasks in /health")?;
+            ensure!(!tasks.is_empty(), "no tasks in /health");
+            if tasks.iter().all(|task| task["lag_records"] == 0) {
+                return Ok(begun.elapsed());
+            }
+            ensure!(begun.elapsed() < GUARD, "the operators do not catch up: {health}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn id(&self) -> Result<u32> {
+        match &self.process {
+            Process::Sluice(pool) => pool.id().context("the pool does not run"),
+            Process::Para(pool) => Ok(pool.id()),
+        }
+    }
+
+    /// CPU time that its process has used, with what the system did for it.
+    pub fn cpu(&self) -> Result<Duration> {
+        /// Ticks of /proc a second, on every Linux there is.
+        const TICKS: u64 = 100;
+        let stat = self.read("stat")?;
+        // The name in parentheses may hold anything.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |place: usize| fields.get(place).and_then(|text| text.parse::<u64>().ok()).context("ticks of CPU");
+        Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 1_000 / TICKS))
+    }
+
+    /// Bytes of memory that its process has.
+    pub fn resident(&self) -> Result<u64> {
+        let status = self.read("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>().context("VmRSS")? << 10)
+    }
+
+    /// Has perf look at the process for a while, where `PERF` names a file for that.
+    pub fn profile(&self, time: Duration) -> Result<()> {
+        let Some(file) = std::env::var_os("PERF") else { return Ok(()) };
+        let mut perf = Command::new("perf");
+        perf.args(["record", "--quiet", "-F", "999", "-g", "-p", &self.id()?.to_string(), "-o"]).arg(file);
+        perf.args(["--", "sleep", &time.as_secs().to_string()]).spawn().context("starting perf")?;
+        Ok(())
+    }
+
+    fn read(&self, file: &str) -> Result<String> {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.id()?)).context("the pool's numbers in /proc")
+    }
+}
