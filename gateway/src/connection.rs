@@ -1,6 +1,6 @@
 //! A connection: the session, and what has not been written or read yet. Idle, it holds no buffer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
@@ -8,7 +8,9 @@ use std::task::{Context, Poll, Waker};
 use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::GatewayConfig;
+use crate::limits::Visitor;
 use crate::session::Session;
+use crate::tls::Filter;
 
 /// Why a connection has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,15 +29,51 @@ pub(crate) enum Ended {
 
 /// A connection of a worker.
 pub(crate) struct Connection {
-    pub(crate) peer: SocketAddr,
+    /// Where the miner is, as far as it is known: a load balancer's header may tell better.
+    pub(crate) peer: Cell<SocketAddr>,
     /// Its place in the worker's list.
     pub(crate) place: usize,
     pub(crate) state: RefCell<State>,
 }
 
+/// How the miner came, and how it behaves. Goes with the connection from worker to worker.
+#[derive(Default)]
+pub(crate) struct Link {
+    /// Place of its listener in the gateway's list.
+    pub(crate) listener: usize,
+    /// A PROXY header must come before anything else.
+    pub(crate) awaits_header: bool,
+    /// Where it speaks TLS.
+    pub(crate) tls: Option<Filter>,
+    /// Where its address has limits.
+    pub(crate) visitor: Option<Visitor>,
+    /// When it came, in seconds of the gateway's clock.
+    pub(crate) since: u32,
+    /// When the last line came.
+    pub(crate) heard: u32,
+}
+
+impl Link {
+    /// Whether lines can come yet.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.awaits_header && !self.tls.as_ref().is_some_and(Filter::is_handshaking)
+    }
+}
+
+/// What goes with a connection from worker to worker.
+pub(crate) struct Moved {
+    pub(crate) session: Session,
+    pub(crate) link: Link,
+    /// What the system did not take yet.
+    pub(crate) out: Vec<u8>,
+    /// What was read and not dealt with, from the beginning of a line on.
+    pub(crate) begun: Vec<u8>,
+}
+
 /// What changes of a connection.
 pub(crate) struct State {
     pub(crate) session: Session,
+    pub(crate) link: Link,
     /// `None` once another worker has it.
     writer: Option<OwnedWriteHalf>,
     /// What the system did not take yet.
@@ -55,9 +93,10 @@ pub(crate) struct State {
 
 impl State {
     /// `out` is what another worker could not write yet.
-    pub(crate) fn new(session: Session, writer: OwnedWriteHalf, out: Vec<u8>) -> Self {
+    pub(crate) fn new(session: Session, link: Link, writer: OwnedWriteHalf, out: Vec<u8>) -> Self {
         Self {
             session,
+            link,
             writer: Some(writer),
             out,
             begun: Vec::new(),
@@ -69,12 +108,21 @@ impl State {
         }
     }
 
-    /// What another worker needs to go on with it: the session, the way to the miner, what was not written and what was
-    /// not dealt with. `None` if it was asked before.
-    pub(crate) fn detach(&mut self, config: &GatewayConfig) -> Option<(Session, OwnedWriteHalf, Vec<u8>, Vec<u8>)> {
+    /// The way to the miner and what another worker needs to go on with it. `None` if it was asked before.
+    pub(crate) fn detach(&mut self, config: &GatewayConfig) -> Option<(OwnedWriteHalf, Moved)> {
         let writer = self.writer.take()?;
-        let session = std::mem::replace(&mut self.session, Session::new(config));
-        Some((session, writer, std::mem::take(&mut self.out), std::mem::take(&mut self.begun)))
+        let moved = Moved {
+            session: std::mem::replace(&mut self.session, Session::new(config)),
+            link: std::mem::take(&mut self.link),
+            out: std::mem::take(&mut self.out),
+            begun: std::mem::take(&mut self.begun),
+        };
+        Some((writer, moved))
+    }
+
+    /// Whether `begun` holds bytes of the socket, not of what TLS made of them.
+    pub(crate) fn keeps_bytes(&self) -> bool {
+        self.link.tls.is_none() || self.link.awaits_header
     }
 
     /// Why it has ended, if it has.
@@ -112,6 +160,12 @@ impl State {
     /// Writes `bytes`; what the system does not take is kept, up to `limit` bytes. Beyond them the miner is not reading,
     /// and the connection is ended.
     pub(crate) fn send(&mut self, bytes: &[u8], limit: usize) {
+        if let Some(tls) = self.link.tls.as_mut().filter(|_| self.ended.is_none() && !bytes.is_empty()) {
+            return match tls.encrypt(bytes) {
+                Ok(()) => self.send_encrypted(limit),
+                Err(error) => self.end(Ended::Failed(error.kind())),
+            };
+        }
         let Some(writer) = self.writer.as_ref().filter(|_| self.ended.is_none() && !bytes.is_empty()) else { return };
         let mut rest = bytes;
         if self.out.is_empty() {
@@ -129,6 +183,46 @@ impl State {
         }
         self.out.extend_from_slice(rest);
         self.wake();
+    }
+
+    /// Takes bytes of the socket, and adds what the miner said to `plain`.
+    pub(crate) fn decrypt(&mut self, bytes: &[u8], plain: &mut Vec<u8>, limit: usize) -> Result<(), String> {
+        let Some(tls) = &mut self.link.tls else { return Ok(()) };
+        let closed = tls.decrypt(bytes, plain);
+        self.send_encrypted(limit);
+        self.half_closed |= closed?;
+        Ok(())
+    }
+
+    /// Tells the miner that no more comes, where the protocol below has a word for it.
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Some(tls) = &mut self.link.tls {
+            tls.close();
+            self.send_encrypted(usize::MAX);
+        }
+    }
+
+    /// Writes what TLS has to send, like [`State::send`].
+    fn send_encrypted(&mut self, limit: usize) {
+        let (Some(tls), Some(writer)) = (&mut self.link.tls, &self.writer) else { return };
+        let kept = !self.out.is_empty();
+        if let Err(error) = tls.encrypted(&mut self.out) {
+            return self.end(Ended::Failed(error.kind()));
+        }
+        if !kept && !self.out.is_empty() {
+            match writer.try_write(&self.out) {
+                Ok(written) => drop(self.out.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return self.end(Ended::Failed(error.kind())),
+            }
+        }
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        } else if self.out.len() > limit {
+            self.end(Ended::Evicted);
+        } else {
+            self.wake();
+        }
     }
 
     /// Writes what is kept, as far as the system takes it.
@@ -166,7 +260,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         stream.writable().await.unwrap();
         let config = crate::GatewayConfig::new("g", sluice_mining::Chain::Regtest);
-        let mut state = State::new(Session::new(&config), stream.into_split().1, Vec::new());
+        let mut state = State::new(Session::new(&config), Link::default(), stream.into_split().1, Vec::new());
         // More than the system takes for a peer that does not read.
         let line = vec![b'x'; 1 << 20];
         let mut sent = 0;

@@ -24,6 +24,14 @@ pub enum GatewayError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A certificate that cannot be used.
+    #[error("{name}: {problem}")]
+    Certificate {
+        /// The gateway's name in the topology.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A topic that the log does not have.
     #[error("{name}: the log has no topic {topic}; create the topics of the topology before starting the gateway")]
     NoTopic {

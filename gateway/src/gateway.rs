@@ -1,8 +1,9 @@
 //! Starting and stopping.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -12,9 +13,10 @@ use sluice_topology::runtime::{Producer, Writer};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::acceptor::{Acceptor, listen};
+use crate::acceptor::{Acceptor, Arrival};
 use crate::identity::Identities;
 use crate::jobs::{JobBatch, JobFeed};
+use crate::listener::{Listener, listen};
 use crate::protocol::reply;
 use crate::resume::Tokens;
 use crate::shared::{FailOnPanic, Shared};
@@ -24,6 +26,9 @@ use crate::{GatewayConfig, GatewayError, GatewayStatus};
 
 /// Connections, jobs or decisions that wait for a worker; the thread that hands them over waits beyond it.
 const INBOX: usize = 1024;
+
+/// How often addresses that left are forgotten, and certificates looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(10);
 
 /// What a gateway reads and writes.
 #[derive(Clone)]
@@ -52,7 +57,7 @@ pub struct Gateway {
 /// The ways from the main thread to the workers.
 #[derive(Default)]
 struct Outward {
-    connections: Vec<Sender<(TcpStream, SocketAddr)>>,
+    connections: Vec<Sender<Arrival>>,
     jobs: Vec<Sender<Arc<JobBatch>>>,
     targets: Vec<Sender<Decision>>,
 }
@@ -75,10 +80,16 @@ impl Gateway {
         let tokens = Tokens::new(io.log.uuid());
         let (mail, letters): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(INBOX)).unzip();
         let log = Arc::clone(&io.log);
-        let shared = Arc::new(Shared::new(config.clone(), identities, tokens, log, candidates, mail));
+        let doors = config.doors();
+        let listeners: Result<Vec<_>, _> = doors.iter().map(|door| Listener::new(&config, door)).collect();
+        let shared = Shared::new(config.clone(), listeners?, identities, tokens, log, candidates, mail);
+        let shared = Arc::new(shared);
         let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain).await?;
         jobs.last().into_iter().for_each(|batch| shared.note(batch));
-        let listeners = listen(&config).await?;
+        let mut listeners = Vec::new();
+        for door in &doors {
+            listeners.push(listen(&config, &door.listen).await?);
+        }
         let addresses = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
         let mut gateway = Self { shared, addresses, threads: Mutex::default() };
         let mut outward = Outward::default();
@@ -141,14 +152,15 @@ impl Gateway {
         self.spawn("gateway-main", move |shared| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async move {
-                for listener in listeners {
-                    let acceptor = Acceptor::new(Arc::clone(&shared), outward.connections.clone());
+                for (place, listener) in listeners.into_iter().enumerate() {
+                    let acceptor = Acceptor::new(Arc::clone(&shared), place, outward.connections.clone());
                     let listener = TcpListener::from_std(listener)?;
                     tokio::spawn(Arc::clone(&shared).guarded(acceptor.run(listener)));
                 }
                 for feed in targets {
                     tokio::spawn(Arc::clone(&shared).guarded(feed.run()));
                 }
+                tokio::spawn(Arc::clone(&shared).guarded(look_after(Arc::clone(&shared))));
                 let jobs = feed_jobs(Arc::clone(&shared), feed, outward.jobs);
                 tokio::spawn(Arc::clone(&shared).guarded(jobs));
                 tokio::select! {
@@ -227,6 +239,39 @@ impl Gateway {
         }
     }
 
+    /// Reads all certificates again; those of connections that are there stay with them.
+    ///
+    /// # Errors
+    /// [`GatewayError::Certificate`] for the first that cannot be used: the one before stays in use, and so for the
+    /// others.
+    pub fn reload(&self) -> Result<(), GatewayError> {
+        let mut first = Ok(());
+        for tls in self.shared.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+            if let Err(problem) = tls.reload() {
+                let error = GatewayError::Certificate { name: self.shared.config.name.clone(), problem };
+                tracing::error!(%error, "a certificate stays as it is");
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    /// Lets go of the miners, if there is a time for it: takes no more connections, asks miners to connect again
+    /// (elsewhere, if there is a place), and serves those that are there until they have gone or the time is over.
+    pub async fn drain(&self) {
+        let time = self.shared.config.drain;
+        if time.is_zero() {
+            return;
+        }
+        let connections = self.shared.connections();
+        tracing::info!(gateway = self.shared.config.name, connections, ?time, "miners are asked to connect again");
+        self.shared.drain();
+        if tokio::time::timeout(time, self.shared.empty()).await.is_err() {
+            let left = self.shared.connections();
+            tracing::info!(gateway = self.shared.config.name, left, "some miners are still there");
+        }
+    }
+
     /// Resolves with the cause when it has failed for good. From then on nothing is answered.
     pub async fn failed(&self) -> String {
         self.shared.failed().await
@@ -247,6 +292,29 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.shared.stop();
+    }
+}
+
+/// Forgets addresses that left, and reads certificates that have changed.
+async fn look_after(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(LOOK_AFTER);
+    loop {
+        interval.tick().await;
+        shared.limits.prune(Instant::now());
+        let shared = Arc::clone(&shared);
+        let read = tokio::task::spawn_blocking(move || {
+            for tls in shared.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+                if tls.has_changed()
+                    && let Err(problem) = tls.reload()
+                {
+                    // A half-written pair of files is read again at the next look.
+                    tracing::warn!(problem, "a changed certificate is not used");
+                }
+            }
+        });
+        if let Err(error) = read.await {
+            tracing::error!(%error, "certificates could not be looked at");
+        }
     }
 }
 

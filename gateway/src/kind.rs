@@ -40,6 +40,12 @@ const SETTINGS: &[SettingSpec] = &[
     ),
     setting("listen", SettingType::Addresses, "0.0.0.0:3333", "where miners connect; port 0 lets the system choose"),
     setting(
+        "listeners",
+        SettingType::Entries(LISTENER),
+        "",
+        "more places where miners connect, each with settings of its own; `listen: []` leaves these alone",
+    ),
+    setting(
         "ack",
         SettingType::Word(&["durable"]),
         "durable",
@@ -95,6 +101,111 @@ const SETTINGS: &[SettingSpec] = &[
         "128",
         "unanswered shares of a session beyond which the gateway stops reading from it",
     ),
+    setting(
+        "handshake_timeout",
+        SettingType::Duration,
+        "10s",
+        "time for a PROXY header and TLS, from connecting on; 0s is no limit",
+    ),
+    setting(
+        "login_timeout",
+        SettingType::Duration,
+        "60s",
+        "time until a miner must have subscribed and authorized a user; 0s is no limit",
+    ),
+    setting(
+        "idle_timeout",
+        SettingType::Duration,
+        "10m",
+        "silence after which a session is ended; vardiff asks for a share every few seconds. 0s is no limit",
+    ),
+    setting(
+        "keepalive",
+        SettingType::Duration,
+        "60s",
+        "silence after which the system asks whether the peer is still there; 60 s later it is gone. 0s is never",
+    ),
+    setting(
+        "unlimited",
+        SettingType::Networks,
+        "[127.0.0.0/8, ::1]",
+        "addresses that the limits of addresses do not hold for, and that are never banned",
+    ),
+    setting(
+        "address_connections",
+        SettingType::Integer(0, 1_000_000),
+        "10000",
+        "connections of one address (IPv6: of one /64) at once: a farm may share one. 0 is no limit",
+    ),
+    setting(
+        "address_connects",
+        SettingType::Integer(0, 1_000_000),
+        "6000",
+        "connects of one address per minute, which may come all at once, as after a power cut. 0 is no limit",
+    ),
+    setting(
+        "address_messages",
+        SettingType::Integer(0, 100_000_000),
+        "10000",
+        "messages of one address per second, those of 10 s at once; beyond them it is read from more slowly. 0 is no limit",
+    ),
+    setting("ban", SettingType::Duration, "10m", "how long a banned address may not connect; 0s bans nobody"),
+    setting(
+        "ban_percent",
+        SettingType::Integer(1, 100),
+        "95",
+        "an address is banned when this many percent of its shares are invalid (stale ones do not count, lines that are no \
+         request do): one bad miner among a farm's good ones does not get there",
+    ),
+    setting(
+        "ban_count",
+        SettingType::Integer(1, 100_000_000),
+        "1000",
+        "and when there were this many invalid ones within ban_window; an honest miner sends about 20 shares a minute",
+    ),
+    setting("ban_window", SettingType::Duration, "1m", "see ban_count"),
+    setting(
+        "drain",
+        SettingType::Duration,
+        "0s",
+        "at SIGTERM, how long miners are given to connect elsewhere (client.reconnect) while their shares are still taken; \
+         0s is for one gateway alone, whose miners can only come back to it",
+    ),
+    setting(
+        "drain_to",
+        SettingType::Address,
+        "",
+        "where draining miners are sent; without it to the address they know, which a load balancer may give to another \
+         gateway. Some firmware follows to the same host only",
+    ),
+];
+
+const LISTENER: &[SettingSpec] = &[
+    SettingSpec { name: "listen", ty: SettingType::Address, default: None, doc: "where miners connect" },
+    setting("name", SettingType::Text, "", "name in logs and metrics; the address where there is none"),
+    setting("tls_cert", SettingType::Text, "", "PEM file of the certificate chain: the listener speaks TLS"),
+    setting(
+        "tls_key",
+        SettingType::Text,
+        "",
+        "PEM file of its key. Both are read again when they change, and at SIGHUP; connections go on",
+    ),
+    setting(
+        "proxy_from",
+        SettingType::Networks,
+        "",
+        "load balancers: their connections begin with a PROXY header, version 1 or 2, which says where the miner is",
+    ),
+    setting(
+        "proxy_others",
+        SettingType::Word(&["refuse", "direct"]),
+        "refuse",
+        "with proxy_from, connections from elsewhere are refused, or served as who they are",
+    ),
+    setting("difficulty", SettingType::Decimal, "", "first difficulty, instead of the gateway's"),
+    setting("min_difficulty", SettingType::Decimal, "", "lowest difficulty, instead of the gateway's"),
+    setting("max_difficulty", SettingType::Decimal, "", "highest difficulty, instead of the gateway's"),
+    setting("max_connections", SettingType::Integer(1, 1_000_000), "", "connections at once, of the gateway's"),
 ];
 
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub mod internals;
 mod jobs;
 mod judge;
 mod kind;
+mod limits;
+mod listener;
 mod outlet;
 mod plan;
 mod protocol;
@@ -48,6 +50,7 @@ mod status;
 mod targets;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod users;
 mod worker;
 
@@ -55,4 +58,6 @@ pub use config::GatewayConfig;
 pub use error::GatewayError;
 pub use gateway::{Gateway, GatewayIo};
 pub use kind::KIND;
-pub use status::{GatewayStatus, LatestJob};
+pub use limits::{LimitConfig, LimitStatus};
+pub use listener::{ListenerConfig, TlsFiles};
+pub use status::{GatewayStatus, LatestJob, ListenerStatus};

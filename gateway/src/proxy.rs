@@ -15,6 +15,8 @@ const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Bytes of a header of version 2 in front of its addresses.
 const V2_FIXED: usize = 16;
+/// Longest header, bytes.
+pub(crate) const MAX_HEADER: usize = V2_FIXED + V2_MAX;
 /// Addresses and extensions that are taken, bytes. Receivers must take 536 (proxy-protocol.txt 2.2); extensions with a
 /// client's certificate may be larger, and nothing is larger than this in good faith.
 const V2_MAX: usize = 4096;

@@ -1,7 +1,7 @@
 //! A miner's session: what each message does. No I/O: lines in, bytes and shares out.
 
 use sluice_mining::Difficulty;
-use sluice_proto::v1::Candidate;
+use sluice_proto::v1::{Candidate, Reason};
 use sluice_proto::{EventTime, Share};
 
 use crate::GatewayConfig;
@@ -80,6 +80,10 @@ pub(crate) struct Turn {
     pub(crate) answers: Vec<u8>,
     /// Shares that were taken in.
     pub(crate) shares: usize,
+    /// Those that were accepted.
+    pub(crate) good: u32,
+    /// Those that were invalid, what was no share, and lines that were no request. A stale share is nobody's fault.
+    pub(crate) bad: u32,
     /// A block, to be sent before anything else.
     pub(crate) candidate: Option<Candidate>,
 }
@@ -161,20 +165,21 @@ impl Session {
             Err(error) => {
                 tracing::debug!(%error, "a line that is no request");
                 reply::error_to(&mut turn.replies, "null", reply::NOT_A_REQUEST);
-                self.malformed(desk)
+                self.malformed(desk, turn)
             }
         }
     }
 
-    fn malformed(&mut self, desk: &Desk<'_>) -> Flow {
+    fn malformed(&mut self, desk: &Desk<'_>, turn: &mut Turn) -> Flow {
         add(&desk.counters.lines_malformed, 1);
+        turn.bad += 1;
         self.malformed += 1;
         if self.malformed < MAX_MALFORMED { Flow::Continue } else { Flow::End("10 lines that were no request") }
     }
 
     fn carry_out(&mut self, request: &Request<'_>, desk: &mut Desk<'_>, turn: &mut Turn) -> Flow {
         // An answer to something the gateway never asked is not answered.
-        let Some(method) = &request.method else { return self.malformed(desk) };
+        let Some(method) = &request.method else { return self.malformed(desk, turn) };
         if &**method == "mining.submit" {
             self.submit(request, desk, turn);
             return Flow::Continue;
@@ -314,10 +319,16 @@ impl Session {
                 reply::verdict(&mut turn.answers, request.id, outcome.reason);
                 desk.intake.take_in(partition, desk.now, &share, outcome.reason);
                 turn.shares += 1;
+                match outcome.reason {
+                    Reason::Accepted => turn.good += 1,
+                    Reason::Stale => {}
+                    _ => turn.bad += 1,
+                }
                 self.plan.hear();
             }
             Err(fault) => {
                 add(&desk.counters.submits_refused, 1);
+                turn.bad += 1;
                 reply::error(&mut turn.answers, request.id, fault);
             }
         }

@@ -1,19 +1,22 @@
 //! What the threads of a gateway share. None of it is touched on the way of a share, but for counters.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use sluice_log::SharedLog;
 use sluice_topology::runtime::Producer;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::GatewayConfig;
 use crate::history::History;
 use crate::identity::Identities;
 use crate::jobs::JobBatch;
+use crate::limits::Limits;
+use crate::listener::Listener;
+use crate::protocol::reply;
 use crate::resume::Tokens;
 use crate::status::{Counters, GatewayStatus, LatestJob, value};
 use crate::worker::Mail;
@@ -24,6 +27,11 @@ pub(crate) struct Shared {
     pub(crate) identities: Identities,
     pub(crate) tokens: Tokens,
     pub(crate) history: History,
+    /// The listeners, in the order of the settings.
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) limits: Limits,
+    /// What asks a miner to connect again when the gateway lets go of it.
+    pub(crate) farewell: Vec<u8>,
     /// To each worker.
     pub(crate) mail: Vec<Sender<Mail>>,
     /// The log.
@@ -36,13 +44,19 @@ pub(crate) struct Shared {
     pub(crate) connections_refused: AtomicU64,
     pub(crate) accept_errors: AtomicU64,
     pub(crate) latest: Mutex<Option<LatestJob>>,
+    started: Instant,
+    /// Seconds since then, as the workers' sweeps have noted them.
+    seconds: AtomicU32,
     failure: watch::Sender<Option<String>>,
+    drain: watch::Sender<bool>,
     stop: watch::Sender<bool>,
+    gone: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(
         config: GatewayConfig,
+        listeners: Vec<Listener>,
         identities: Identities,
         tokens: Tokens,
         log: SharedLog,
@@ -50,7 +64,10 @@ impl Shared {
         mail: Vec<Sender<Mail>>,
     ) -> Self {
         Self {
+            limits: Limits::new(config.limits.clone(), config.max_connections),
+            farewell: reply::reconnect(config.drain_to.as_deref()),
             config,
+            listeners,
             identities,
             tokens,
             history: History::default(),
@@ -62,7 +79,11 @@ impl Shared {
             connections_refused: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             latest: Mutex::new(None),
+            started: Instant::now(),
+            seconds: AtomicU32::new(0),
             failure: watch::Sender::new(None),
+            drain: watch::Sender::new(false),
+            gone: Notify::new(),
             stop: watch::Sender::new(false),
         }
     }
@@ -97,6 +118,47 @@ impl Shared {
         }
     }
 
+    /// Seconds since the start, as of the last sweep: what time limits of seconds need, without asking a clock.
+    pub(crate) fn seconds(&self) -> u32 {
+        self.seconds.load(Ordering::Relaxed)
+    }
+
+    /// Notes the time.
+    pub(crate) fn set_seconds(&self) {
+        let seconds = self.started.elapsed().as_secs();
+        self.seconds.store(u32::try_from(seconds).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells all threads to let go of the miners.
+    pub(crate) fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Resolves once the gateway is to let go of its miners.
+    pub(crate) async fn draining(&self) {
+        // As in `stopped`.
+        let _ = self.drain.subscribe().wait_for(|drain| *drain).await;
+    }
+
+    /// A connection has gone.
+    pub(crate) fn has_gone(&self) {
+        if *self.drain.borrow() {
+            self.gone.notify_one();
+        }
+    }
+
+    /// Resolves once no connection is left, while the gateway lets go of them. One caller at a time.
+    pub(crate) async fn empty(&self) {
+        while self.connections() > 0 {
+            self.gone.notified().await;
+        }
+    }
+
+    /// Connections there are.
+    pub(crate) fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+    }
+
     /// Tells all threads to stop.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
@@ -124,6 +186,8 @@ impl Shared {
     /// The gateway in numbers.
     pub(crate) fn status(&self) -> GatewayStatus {
         let mut status = GatewayStatus {
+            limits: self.limits.status(Instant::now()),
+            listeners: self.listeners.iter().map(Listener::status).collect(),
             connections_total: value(&self.connections_total),
             connections_refused: value(&self.connections_refused),
             accept_errors: value(&self.accept_errors),
@@ -160,7 +224,7 @@ mod tests {
         let identities = Identities::new(0, Epoch::new(1), 1, 1);
         let config = GatewayConfig::new("stratumd", Chain::Regtest);
         let (tokens, mail) = (Tokens::new([0; 16]), vec![tokio::sync::mpsc::channel(1).0]);
-        Arc::new(Shared::new(config, identities, tokens, log, candidates, mail))
+        Arc::new(Shared::new(config, Vec::new(), identities, tokens, log, candidates, mail))
     }
 
     #[tokio::test]

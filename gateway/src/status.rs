@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use sluice_proto::v1::Reason;
 
+use crate::limits::LimitStatus;
+
 /// The reasons there are, by their number.
 pub(crate) const REASONS: [Reason; 9] = [
     Reason::Unspecified,
@@ -64,6 +66,20 @@ pub struct GatewayStatus {
     pub users_refused: u64,
     /// Connections ended because the miner did not read.
     pub evicted: u64,
+    /// Connections ended since no PROXY header or TLS came in time.
+    pub timed_out_handshake: u64,
+    /// Connections ended since nobody logged in in time.
+    pub timed_out_login: u64,
+    /// Sessions ended since they were silent for too long.
+    pub timed_out_idle: u64,
+    /// Connections ended or refused for want of a PROXY header of a load balancer that may send one.
+    pub headers_refused: u64,
+    /// Connections whose TLS failed.
+    pub tls_failed: u64,
+    /// Limits of addresses, and bans.
+    pub limits: LimitStatus,
+    /// Listeners, in the order of the settings.
+    pub listeners: Vec<ListenerStatus>,
     /// Jobs sent, counted per session.
     pub notifies: u64,
     /// Decisions of vardiff for sessions of this gateway.
@@ -76,6 +92,15 @@ pub struct GatewayStatus {
     pub last_notify: Duration,
     /// Why the gateway has failed, if it has.
     pub failure: Option<String>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name, or its address where it has none.
+    pub name: String,
+    /// Connections now.
+    pub connections: u64,
 }
 
 impl GatewayStatus {
@@ -101,6 +126,11 @@ pub(crate) struct Counters {
     pub(crate) sessions_resumed: AtomicU64,
     pub(crate) connections_moved: AtomicU64,
     pub(crate) evicted: AtomicU64,
+    pub(crate) timed_out_handshake: AtomicU64,
+    pub(crate) timed_out_login: AtomicU64,
+    pub(crate) timed_out_idle: AtomicU64,
+    pub(crate) headers_refused: AtomicU64,
+    pub(crate) tls_failed: AtomicU64,
     pub(crate) notifies: AtomicU64,
     pub(crate) targets: AtomicU64,
     pub(crate) in_flight: AtomicU64,
@@ -143,6 +173,11 @@ impl Counters {
         status.sessions_resumed += value(&self.sessions_resumed);
         status.connections_moved += value(&self.connections_moved);
         status.evicted += value(&self.evicted);
+        status.timed_out_handshake += value(&self.timed_out_handshake);
+        status.timed_out_login += value(&self.timed_out_login);
+        status.timed_out_idle += value(&self.timed_out_idle);
+        status.headers_refused += value(&self.headers_refused);
+        status.tls_failed += value(&self.tls_failed);
         status.notifies += value(&self.notifies);
         status.targets += value(&self.targets);
         status.in_flight += value(&self.in_flight);

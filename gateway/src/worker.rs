@@ -16,9 +16,10 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::acceptor::Arrival;
+use crate::connection::Moved;
 use crate::jobs::JobBatch;
 use crate::outlet::Outlet;
-use crate::session::Session;
 use crate::shared::Shared;
 use crate::targets::Decision;
 use core::Core;
@@ -31,7 +32,7 @@ pub(crate) struct Inbox {
     /// Of its partitions, in order.
     pub(crate) writers: Vec<Writer>,
     /// Connections.
-    pub(crate) connections: Receiver<(TcpStream, SocketAddr)>,
+    pub(crate) connections: Receiver<Arrival>,
     /// Jobs.
     pub(crate) jobs: Receiver<Arc<JobBatch>>,
     /// Decisions of vardiff.
@@ -54,11 +55,7 @@ pub(crate) enum Mail {
 pub(crate) struct Handover {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
-    pub(crate) session: Session,
-    /// What the system did not take yet.
-    pub(crate) out: Vec<u8>,
-    /// What was read and not dealt with, from the beginning of a line on.
-    pub(crate) begun: Vec<u8>,
+    pub(crate) moved: Moved,
 }
 
 /// A worker on its thread.
@@ -105,6 +102,8 @@ impl Worker {
         self.spawn(Rc::clone(self).take_mail(inbox.mail));
         self.spawn(Rc::clone(self).append_always());
         self.spawn(Rc::clone(self).tick_always());
+        self.spawn(Rc::clone(self).sweep_always());
+        self.spawn(Rc::clone(self).send_away());
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Common, RunArgs};
 use crate::pool::{End, Pool};
@@ -27,13 +28,23 @@ pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
                 return Ok(());
             }
         };
-        let end = tokio::select! {
-            end = pool.failed() => end,
-            name = signals.next() => End::Signal(name),
+        let mut hangups = signal(SignalKind::hangup())?;
+        let end = loop {
+            tokio::select! {
+                end = pool.failed() => break end,
+                name = signals.next() => break End::Signal(name),
+                _ = hangups.recv() => pool.reload(),
+            }
         };
+        if matches!(end, End::Signal(_)) {
+            tokio::select! {
+                () = pool.drain() => {}
+                name = signals.next() => tracing::warn!(signal = name, "a second signal: miners have no more time"),
+            }
+        }
         tokio::select! {
             () = pool.stop() => {}
-            name = signals.next() => tracing::warn!(signal = name, "a second signal: stopped at once"),
+            name = signals.next() => tracing::warn!(signal = name, "one more signal: stopped at once"),
         }
         match end {
             End::Signal(name) => {
@@ -50,8 +61,8 @@ pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
 
 /// SIGINT and SIGTERM.
 pub(crate) struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
+    interrupt: Signal,
+    terminate: Signal,
 }
 
 impl Signals {
@@ -60,7 +71,6 @@ impl Signals {
     /// # Errors
     /// If the system refuses.
     pub(crate) fn new() -> anyhow::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 

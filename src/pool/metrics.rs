@@ -48,6 +48,15 @@ enum Metric {
     GatewayUsersRefused,
     GatewayBadLines,
     GatewayEvicted,
+    GatewayTimedOut,
+    GatewayHeadersRefused,
+    GatewayTlsFailed,
+    GatewayListener,
+    GatewayLimited,
+    GatewayThrottled,
+    GatewayBanned,
+    GatewayBans,
+    GatewayBansLost,
     GatewayNotifies,
     GatewayTargets,
     GatewayInFlight,
@@ -101,6 +110,19 @@ impl Metric {
             Self::GatewayCandidates => ("gateway_candidates", "Block candidates sent to the block lane", Counter),
             Self::GatewayBadLines => ("gateway_bad_lines", "Lines that could not be read, by cause", Counter),
             Self::GatewayEvicted => ("gateway_evicted", "Miners disconnected because they did not read", Counter),
+            Self::GatewayTimedOut => ("gateway_timed_out", "Connections that took too long, by limit", Counter),
+            Self::GatewayHeadersRefused => {
+                ("gateway_headers_refused", "Load balancers' connections without a PROXY header", Counter)
+            }
+            Self::GatewayTlsFailed => ("gateway_tls_failed", "Connections whose TLS failed", Counter),
+            Self::GatewayListener => ("gateway_listener_connections", "Open connections, by listener", Gauge),
+            Self::GatewayLimited => ("gateway_limited", "Connections refused by a limit of their address", Counter),
+            Self::GatewayThrottled => {
+                ("gateway_throttled", "Times that a connection was not read from, by the limit of messages", Counter)
+            }
+            Self::GatewayBanned => ("gateway_banned", "Addresses that are banned", Gauge),
+            Self::GatewayBans => ("gateway_bans", "Addresses banned", Counter),
+            Self::GatewayBansLost => ("gateway_bans_lost", "Bans not kept, since there were too many", Counter),
             Self::GatewaySubmitsRefused => {
                 ("gateway_submits_refused", "Submits malformed, unauthorized or not subscribed: not written", Counter)
             }
@@ -250,6 +272,9 @@ fn add_gateway(page: &mut Page, name: &str, status: &GatewayStatus) {
     page.add(Metric::GatewaySubmitsRefused, service, status.submits_refused as f64);
     page.add(Metric::GatewayUsersRefused, service, status.users_refused as f64);
     page.add(Metric::GatewayEvicted, service, status.evicted as f64);
+    page.add(Metric::GatewayHeadersRefused, service, status.headers_refused as f64);
+    page.add(Metric::GatewayTlsFailed, service, status.tls_failed as f64);
+    add_limits(page, name, status);
     page.add(Metric::GatewayNotifies, service, status.notifies as f64);
     page.add(Metric::GatewayTargets, service, status.targets as f64);
     page.add(Metric::GatewayInFlight, service, status.in_flight as f64);
@@ -260,6 +285,34 @@ fn add_gateway(page: &mut Page, name: &str, status: &GatewayStatus) {
     }
     for (reason, count) in &status.shares {
         page.add(Metric::GatewayShares, [("service", name), ("reason", &reason_name(*reason))], *count as f64);
+    }
+}
+
+fn add_limits(page: &mut Page, name: &str, status: &GatewayStatus) {
+    let (service, limits) = ([("service", name)], &status.limits);
+    page.add(Metric::GatewayThrottled, service, limits.throttled as f64);
+    page.add(Metric::GatewayBanned, service, limits.banned as f64);
+    page.add(Metric::GatewayBans, service, limits.bans as f64);
+    page.add(Metric::GatewayBansLost, service, limits.bans_lost as f64);
+    let refused = [
+        ("ban", limits.refused_banned),
+        ("address_connections", limits.refused_many),
+        ("address_connects", limits.refused_often),
+    ];
+    for (limit, count) in refused {
+        page.add(Metric::GatewayLimited, [("service", name), ("limit", limit)], count as f64);
+    }
+    let timed_out = [
+        ("handshake_timeout", status.timed_out_handshake),
+        ("login_timeout", status.timed_out_login),
+        ("idle_timeout", status.timed_out_idle),
+    ];
+    for (limit, count) in timed_out {
+        page.add(Metric::GatewayTimedOut, [("service", name), ("limit", limit)], count as f64);
+    }
+    for listener in &status.listeners {
+        let labels = [("service", name), ("listener", listener.name.as_str())];
+        page.add(Metric::GatewayListener, labels, listener.connections as f64);
     }
 }
 

@@ -102,6 +102,21 @@ impl Pool {
         })
     }
 
+    /// Reads again what may change while it runs: certificates. What cannot be used is logged and stays as it was.
+    pub(crate) fn reload(&self) {
+        for (name, gateway) in self.services.gateways() {
+            match gateway.reload() {
+                Ok(()) => tracing::info!(service = name, "certificates were read again"),
+                Err(error) => tracing::error!(service = name, %error, "not all certificates were read again"),
+            }
+        }
+    }
+
+    /// Gives miners the time to go elsewhere that their gateways have for it (setting `drain`), while all else goes on.
+    pub(crate) async fn drain(&self) {
+        futures::future::join_all(self.services.gateways().map(|(_, gateway)| gateway.drain())).await;
+    }
+
     /// Stops it: gateways answer what is in flight, tasks commit what they have begun. What has not ended after
     /// [`STOP`] is left: it is repeated at the next start, like what a crash interrupts.
     pub(crate) async fn stop(self) {

@@ -34,6 +34,13 @@ pub(crate) const NOT_SUBSCRIBED: Fault = (25, "Not subscribed");
 /// to be led away refuses.
 pub(crate) const RECONNECT: &[u8] = b"{\"id\":null,\"method\":\"client.reconnect\",\"params\":[]}\n";
 
+/// `client.reconnect` to `HOST:PORT`, or to the address that the miner knows.
+pub(crate) fn reconnect(to: Option<&str>) -> Vec<u8> {
+    let Some((host, port)) = to.and_then(|to| to.rsplit_once(':')) else { return RECONNECT.to_vec() };
+    let host = host.trim_matches(['[', ']']);
+    format!("{{\"id\":null,\"method\":\"client.reconnect\",\"params\":[\"{host}\",{port},0]}}\n").into_bytes()
+}
+
 /// What a miner is told about a share; `None` if it was accepted.
 pub(crate) const fn fault_of(reason: Reason) -> Option<Fault> {
     match reason {

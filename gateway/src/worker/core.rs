@@ -1,7 +1,9 @@
 //! What a worker knows: its jobs, its connections, its partitions. Nothing here waits.
 
+mod entrance;
 mod mail;
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use sluice_log::LogError;
@@ -18,11 +21,13 @@ use sluice_proto::{Body, EventTime, Offset};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::connection::{Connection, Ended, State};
+use crate::connection::{Connection, Ended, Link, State};
 use crate::jobs::{JobBatch, Rendered};
 use crate::judge::Judge;
+use crate::limits::Visitor;
 use crate::outlet::{Outlet, Round};
 use crate::protocol::lines::{Line, Lines};
+use crate::proxy::MAX_HEADER;
 use crate::session::{Desk, Flow, Session, Turn};
 use crate::shared::Shared;
 use crate::status::{Counters, add, take_one};
@@ -68,6 +73,8 @@ pub(super) struct Core {
     stamp: EventTime,
     /// What is being read; shared by all connections.
     buffer: Vec<u8>,
+    /// What TLS made of it.
+    plain: Vec<u8>,
     turn: Turn,
     /// Shares that wait for their append.
     outstanding: usize,
@@ -79,7 +86,8 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(shared: Arc<Shared>, number: u32, outlet: Outlet) -> Self {
         Self {
-            buffer: vec![0; shared.config.line_limit + READ],
+            buffer: vec![0; shared.config.line_limit.max(MAX_HEADER) + READ],
+            plain: Vec::new(),
             sessions: Sessions::new(Arc::clone(&shared), number),
             outlet,
             shared,
@@ -102,9 +110,9 @@ impl Core {
     }
 
     /// Takes a connection in.
-    pub(super) fn add(&mut self, peer: SocketAddr, writer: OwnedWriteHalf) -> Rc<Connection> {
-        let session = Session::new(&self.shared.config);
-        self.place(peer, State::new(session, writer, Vec::new()))
+    pub(super) fn add(&mut self, peer: SocketAddr, link: Link, writer: OwnedWriteHalf) -> Rc<Connection> {
+        let session = Session::new(&self.shared.listeners[link.listener].config);
+        self.place(peer, State::new(session, link, writer, Vec::new()))
     }
 
     fn place(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
@@ -112,7 +120,7 @@ impl Core {
             self.connections.push(None);
             self.connections.len() - 1
         });
-        let connection = Rc::new(Connection { peer, place, state: state.into() });
+        let connection = Rc::new(Connection { peer: Cell::new(peer), place, state: state.into() });
         self.connections[place] = Some(Rc::clone(&connection));
         connection
     }
@@ -133,7 +141,15 @@ impl Core {
         }
         self.connections[connection.place] = None;
         self.free.push(connection.place);
-        let peer = connection.peer;
+        self.shared.listeners[state.link.listener].connections.fetch_sub(1, Ordering::Relaxed);
+        if let Some(visitor) = &mut state.link.visitor {
+            visitor.settle(&self.shared.limits, Instant::now());
+        }
+        if !matches!(why, Ended::Failed(_) | Ended::Evicted) {
+            state.say_goodbye();
+        }
+        self.shared.has_gone();
+        let peer = connection.peer.get();
         match why {
             Ended::Evicted => {
                 add(&counters.evicted, 1);
@@ -175,6 +191,10 @@ impl Core {
                 // Answers wake it.
                 return Poll::Pending;
             }
+            if state.link.visitor.as_mut().is_some_and(|visitor| !visitor.may_read(&self.shared.limits)) {
+                // The sweep wakes it.
+                return Poll::Pending;
+            }
         }
         if self.outstanding >= MAX_OUTSTANDING {
             self.paused.push(Rc::clone(connection));
@@ -191,7 +211,7 @@ impl Core {
     ) -> Poll<Polled> {
         let mut state = connection.state.borrow_mut();
         // Room is left in front for the beginning of the line, which is put there only if something came.
-        let begun = state.begun.len();
+        let begun = if state.keeps_bytes() { state.begun.len() } else { 0 };
         let mut into = ReadBuf::new(&mut self.buffer[begun..]);
         let read = match ready!(Pin::new(reader).poll_read(cx, &mut into)) {
             Ok(()) => into.filled().len(),
@@ -205,10 +225,12 @@ impl Core {
             let done = state.is_done();
             return Poll::Ready(if done { Polled::Ended(Ended::ByPeer) } else { Polled::Took(None) });
         }
-        self.buffer[..begun].copy_from_slice(&state.begun);
-        state.begun = Vec::new();
+        if begun > 0 {
+            self.buffer[..begun].copy_from_slice(&state.begun);
+            state.begun = Vec::new();
+        }
         let buffer = std::mem::take(&mut self.buffer);
-        let block = self.take_lines(connection, &mut state, &buffer[..begun + read]);
+        let block = self.take_bytes(connection, &mut state, &buffer[..begun + read]);
         self.buffer = buffer;
         Poll::Ready(Polled::Took(block))
     }
@@ -219,8 +241,9 @@ impl Core {
         let counters = counters(&shared, self.number);
         let (was_known, was_ready) = (state.session.identity().is_some(), state.session.is_ready());
         let mut turn = std::mem::take(&mut self.turn);
+        state.link.heard = shared.seconds();
         let mut desk = Desk {
-            config: &shared.config,
+            config: &shared.listeners[state.link.listener].config,
             judge: &mut self.judge,
             latest: self.latest.as_deref(),
             registrar: &mut self.sessions,
@@ -235,6 +258,7 @@ impl Core {
             let rest = lines.rest();
             match lines.next_line() {
                 Line::Whole(line) => {
+                    state.link.visitor.iter_mut().for_each(Visitor::message);
                     let flow = state.session.receive(line, &mut desk, &mut turn);
                     if let Some(candidate) = turn.candidate.take() {
                         block = Some(send_block(&shared, counters, now, candidate, block.take()));
@@ -264,6 +288,9 @@ impl Core {
         }
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
+        }
+        if !entrance::count(&shared, state, &mut turn) {
+            state.end(Ended::Refused(entrance::BANNED));
         }
         self.deliver(connection, state, &mut turn);
         self.turn = turn;
@@ -358,9 +385,11 @@ impl Core {
         self.latest = Some(Arc::clone(&last.rendered));
         let clean = batches.iter().any(|batch| batch.clean);
         let (now, live_from) = (self.now(), self.judge.live_from());
-        let (config, counters, mut out) = (&self.shared.config, counters(&self.shared, self.number), Vec::new());
+        let (shared, mut out) = (&self.shared, Vec::new());
+        let counters = counters(shared, self.number);
         for connection in self.connections.iter().flatten() {
             let mut state = connection.state.borrow_mut();
+            let config = &shared.listeners[state.link.listener].config;
             if state.session.notify(&last.rendered, clean, live_from, now, config, &mut out) {
                 add(&counters.notifies, 1);
                 state.send(&out, config.output_limit);
@@ -379,7 +408,8 @@ impl Core {
             return;
         };
         add(&counters(&self.shared, self.number).targets, 1);
-        connection.state.borrow_mut().session.decide(difficulty, &self.shared.config);
+        let state = &mut *connection.state.borrow_mut();
+        state.session.decide(difficulty, &self.shared.listeners[state.link.listener].config);
     }
 
     /// Reads no more; connections end once they are answered.
@@ -389,7 +419,8 @@ impl Core {
     }
 
     /// A connection that was handed over could not be served.
-    pub(super) fn lost_connection(&self) {
+    pub(super) fn lost_connection(&self, link: &Link) {
+        self.shared.listeners[link.listener].connections.fetch_sub(1, Ordering::Relaxed);
         counters(&self.shared, self.number).connections.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
-use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::core::{BlockAppend, Polled, RoundAppend};
 use super::{Handover, Mail, Worker};
-use crate::connection::{Connection, Ended};
+use crate::acceptor::Arrival;
+use crate::connection::{Connection, Ended, Moved, State};
 use crate::jobs::JobBatch;
 use crate::outlet::Round;
 use crate::targets::Decision;
@@ -24,19 +24,25 @@ use crate::targets::Decision;
 const PACE: Duration = Duration::from_millis(1);
 /// Rounds under way at once.
 const MAX_ROUNDS: usize = 2;
+/// How often each connection is looked after.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Parts in which that is done.
+const SLICES: u32 = 8;
+/// Between groups of miners that are sent away.
+const AWAY_STEP: Duration = Duration::from_millis(50);
 
 impl Worker {
     /// Serves the connections that the acceptor hands over.
-    pub(super) async fn accept_all(self: Rc<Self>, mut connections: Receiver<(TcpStream, SocketAddr)>) {
-        while let Some((stream, peer)) = connections.recv().await {
+    pub(super) async fn accept_all(self: Rc<Self>, mut connections: Receiver<Arrival>) {
+        while let Some(Arrival { stream, peer, link }) = connections.recv().await {
             match tokio::net::TcpStream::from_std(stream) {
                 Ok(stream) => {
                     let (reader, writer) = stream.into_split();
-                    let connection = self.core.borrow_mut().add(peer, writer);
+                    let connection = self.core.borrow_mut().add(peer, link, writer);
                     self.spawn(Rc::clone(&self).serve(connection, reader));
                 }
                 Err(error) => {
-                    self.core.borrow().lost_connection();
+                    self.core.borrow().lost_connection(&link);
                     tracing::warn!(%peer, %error, "a connection could not be served");
                 }
             }
@@ -56,11 +62,12 @@ impl Worker {
 
     /// Goes on serving a connection of another worker.
     fn take_over(self: &Rc<Self>, handover: Handover) {
-        let Handover { stream, peer, session, out, begun } = handover;
+        let Handover { stream, peer, moved } = handover;
+        let Moved { session, link, out, begun } = moved;
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
                 let (reader, writer) = stream.into_split();
-                let connection = self.core.borrow_mut().add_moved(peer, writer, session, out);
+                let connection = self.core.borrow_mut().add_moved(peer, State::new(session, link, writer, out));
                 let block = self.core.borrow_mut().take_begun(&connection, &begun);
                 self.took(block);
                 self.spawn(Rc::clone(self).serve(connection, reader));
@@ -72,15 +79,15 @@ impl Worker {
     /// Gives a connection to worker `to`, which serves the session it goes on with.
     async fn hand_over(&self, to: u32, connection: &Connection, reader: OwnedReadHalf) {
         let parts = self.core.borrow_mut().detach(connection);
-        let peer = connection.peer;
-        let Some((session, writer, out, begun)) = parts else { return };
+        let peer = connection.peer.get();
+        let Some((writer, moved)) = parts else { return };
         let stream = match reader.reunite(writer).map_err(|error| error.to_string()) {
             Ok(stream) => stream.into_std().map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
         match stream {
             Ok(stream) => {
-                let handover = Handover { stream, peer, session, out, begun };
+                let handover = Handover { stream, peer, moved };
                 if let Some(sender) = self.shared.mail.get(to as usize)
                     && sender.send(Mail::Serve(Box::new(handover))).await.is_err()
                 {
@@ -114,7 +121,7 @@ impl Worker {
         self.core.borrow_mut().remove(&connection, &why);
         self.removed.notify_one();
         if why == Ended::Stopped {
-            tracing::debug!(peer = %connection.peer, "closed, all answered");
+            tracing::debug!(peer = %connection.peer.get(), "closed, all answered");
         }
     }
 
@@ -178,6 +185,27 @@ impl Worker {
             interval.tick().await;
             self.core.borrow_mut().tick();
             self.note_filled();
+        }
+    }
+
+    /// Looks after all connections, an eighth of them at a time.
+    pub(super) async fn sweep_always(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(SWEEP / SLICES);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for slice in (0..SLICES as usize).cycle() {
+            interval.tick().await;
+            self.core.borrow().sweep(slice, SLICES as usize);
+        }
+    }
+
+    /// Once the gateway lets go of its miners, asks them to connect again, spread over half of the time there is for it.
+    pub(super) async fn send_away(self: Rc<Self>) {
+        self.shared.draining().await;
+        let slices = (self.shared.config.drain / 2).as_millis().div_ceil(AWAY_STEP.as_millis()).max(1) as usize;
+        let mut interval = tokio::time::interval(AWAY_STEP);
+        for slice in 0..slices {
+            interval.tick().await;
+            self.core.borrow().send_away(slice, slices);
         }
     }
 

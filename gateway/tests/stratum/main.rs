@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod addresses;
+mod drain;
 mod jobs;
 mod limits;
+mod listeners;
 mod logs;
 mod pool;
 mod replay;
 mod restart;
 mod resume;
 mod shares;
+mod tls;

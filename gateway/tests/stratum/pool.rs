@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_gateway::{Gateway, GatewayConfig, GatewayIo};
+use sluice_gateway::{Gateway, GatewayConfig, GatewayError, GatewayIo};
 use sluice_log::{MemoryLog, Partition, SharedLog, TopicSpec};
 use sluice_mining::{Chain, Difficulty};
 use sluice_proto::v1::{DifficultyTarget, Envelope, Job, Submission};
 use sluice_proto::{Body, Epoch, EventTime, Offset};
 use sluice_topology::runtime::Producer;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::jobs::{ADDRESS, solve};
@@ -68,12 +67,24 @@ impl Pool {
 
     /// A gateway on `log`.
     pub async fn on(log: SharedLog, epoch: u32, config: GatewayConfig) -> Self {
+        Self::try_on(log, epoch, config).await.unwrap()
+    }
+
+    /// The same, if it can start.
+    pub async fn try_on(log: SharedLog, epoch: u32, config: GatewayConfig) -> Result<Self, GatewayError> {
         create_topics(&log).await;
-        let gateway = Gateway::start(config, io(&log, epoch)).await.unwrap();
+        let gateway = Gateway::start(config, io(&log, epoch)).await?;
         let producer =
             |topic: &str, count, task: &str| Producer::new(log.clone(), topic, count, task, Epoch::new(epoch));
         let (jobs, targets) = (producer("jobs", 1, "jobmanager"), producer("targets", 2, "vardiff"));
-        Self { log, gateway, jobs, targets }
+        Ok(Self { log, gateway, jobs, targets })
+    }
+
+    /// The session of a miner that has not submitted a share yet.
+    pub async fn session_of(&self, miner: &mut Miner) -> u64 {
+        let stale = Submission { job_id: 0xdead, extranonce1: miner.extranonce1, ..Submission::default() };
+        assert_eq!(miner.submit(&stale).await["error"][0], 21);
+        self.submissions().await.iter().find(|share| share.extranonce1 == miner.extranonce1).unwrap().session
     }
 
     /// Publishes a job.
@@ -126,8 +137,8 @@ impl Pool {
 
 /// A miner on a socket.
 pub struct Miner {
-    lines: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
+    lines: BufReader<Box<dyn AsyncRead + Send + Unpin>>,
+    writer: Box<dyn AsyncWrite + Send + Unpin>,
     pub extranonce1: u32,
     next_id: u64,
 }
@@ -148,7 +159,15 @@ impl Miner {
     fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         let (reader, writer) = stream.into_split();
-        Self { lines: BufReader::new(reader), writer, extranonce1: 0, next_id: 100 }
+        Self::on(reader, writer)
+    }
+
+    /// A miner on any stream.
+    pub fn on(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
+        Self { lines: BufReader::new(Box::new(reader)), writer: Box::new(writer), extranonce1: 0, next_id: 100 }
     }
 
     /// Sends bytes as they are.

@@ -7,30 +7,20 @@ use std::sync::atomic::Ordering;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::{BlockAppend, Core, counters};
-use crate::connection::{Connection, State};
-use crate::session::Session;
+use crate::connection::{Connection, Moved, State};
 use crate::status::add;
 
 impl Core {
     /// Takes a connection of another worker in, with what could not be written yet.
-    pub(in crate::worker) fn add_moved(
-        &mut self,
-        peer: SocketAddr,
-        writer: OwnedWriteHalf,
-        session: Session,
-        out: Vec<u8>,
-    ) -> Rc<Connection> {
+    pub(in crate::worker) fn add_moved(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
         let counters = counters(&self.shared, self.number);
         counters.connections.fetch_add(1, Ordering::Relaxed);
         add(&counters.connections_moved, 1);
-        self.place(peer, State::new(session, writer, out))
+        self.place(peer, state)
     }
 
     /// Takes a connection away that another worker goes on with.
-    pub(in crate::worker) fn detach(
-        &mut self,
-        connection: &Connection,
-    ) -> Option<(Session, OwnedWriteHalf, Vec<u8>, Vec<u8>)> {
+    pub(in crate::worker) fn detach(&mut self, connection: &Connection) -> Option<(OwnedWriteHalf, Moved)> {
         counters(&self.shared, self.number).connections.fetch_sub(1, Ordering::Relaxed);
         self.connections[connection.place] = None;
         self.free.push(connection.place);
@@ -80,7 +70,7 @@ impl Core {
             tracing::info!(session, "the session gets another extranonce1 with the next job");
         } else {
             identities.release_slot(fresh.extranonce1, None);
-            tracing::warn!(session, peer = %connection.peer, "the miner did not subscribe to changes of its extranonce1");
+            tracing::warn!(session, peer = %connection.peer.get(), "the miner did not subscribe to changes of its extranonce1");
         }
     }
 }
