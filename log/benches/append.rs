@@ -7,6 +7,7 @@
 //! | `durable/8xN` | 8 appends of N records in flight, one a partition | wall clock |
 //! | `cpu/...` | the same | CPU of all threads of the process |
 //! | `open_loop/p99`, `/p50` | an append of 100 records every 333 us (300,000 records/s), whether the last is durable or not | that quantile of the time from the planned moment of the call to durable |
+//! | `open_loop/bare_file/...` | the same load on a bare file, its floor on this disk | that quantile |
 //! | `scan/disk`, `scan/memory` | a read of at most 1 MiB | wall clock |
 
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -143,6 +144,31 @@ fn open_loop(rig: &Rig, count: u64, batch: &[Bytes]) -> Vec<Duration> {
     })
 }
 
+/// The same load on a bare file whose blocks are there already: one thread writes all that is due, with one sync.
+fn bare_file(count: u64, bytes: usize) -> Vec<Duration> {
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let data = batch(1)[0].repeat(bytes.div_ceil(RECORD) * 64);
+    let room = 16 * data.len() as u64;
+    (0..16).for_each(|n| file.write_all_at(&data, n * data.len() as u64).unwrap());
+    file.sync_all().unwrap();
+    let start = Instant::now() + PACE.1;
+    let planned = |turn: u64| start + PACE.1 * u32::try_from(turn).unwrap();
+    let (mut latencies, mut at) = (Vec::new(), 0);
+    while (latencies.len() as u64) < count {
+        let first = latencies.len() as u64;
+        std::thread::sleep(planned(first).saturating_duration_since(Instant::now()));
+        let due = (first..count.min(first + 64)).take_while(|turn| planned(*turn) <= Instant::now()).count().max(1);
+        at = if at + (due * bytes) as u64 > room { 0 } else { at };
+        file.write_all_at(&data[..due * bytes], at).unwrap();
+        file.sync_data().unwrap();
+        at += (due * bytes) as u64;
+        latencies.extend((first..first + due as u64).map(|turn| planned(turn).elapsed()));
+    }
+    latencies.sort_unstable();
+    latencies
+}
+
 fn latency(c: &mut Criterion) {
     let rig = Rig::new();
     let batch = batch(PACE.0);
@@ -152,6 +178,12 @@ fn latency(c: &mut Criterion) {
             // At least as many appends as a quantile needs to mean something.
             b.iter_custom(|turns| {
                 let latencies = open_loop(&rig, turns.max(3_000), &batch);
+                latencies[latencies.len() * percent / 100] * u32::try_from(turns).unwrap()
+            });
+        });
+        group.bench_function(format!("bare_file/{name}"), |b| {
+            b.iter_custom(|turns| {
+                let latencies = bare_file(turns.max(3_000), PACE.0 * RECORD);
                 latencies[latencies.len() * percent / 100] * u32::try_from(turns).unwrap()
             });
         });

@@ -51,6 +51,7 @@ pub(super) struct Store {
     db: Database,
     dir: PathBuf,
     partition_options: Options,
+    options: EmbeddedOptions,
     uuid: [u8; 16],
     /// Sequence numbers at or below this are durable for certain; see [`super::mark`].
     pub(super) recovered: u64,
@@ -66,11 +67,13 @@ impl Store {
         let mut db_options = tuning::database(options);
         db_options.create_if_missing(families.is_none());
         let names = families.unwrap_or_else(|| vec![DEFAULT.into()]);
-        let descriptors = names.iter().map(|name| ColumnFamilyDescriptor::new(name, partition_options.clone()));
+        let descriptors = names
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, tuning::family(&partition_options, name, options)));
         let db = Database::open_cf_descriptors(&db_options, &dir, descriptors).map_err(|e| open_error(&dir, &e))?;
         let uuid = identity(&db, &dir, &names)?;
         let recovered = db.latest_sequence_number();
-        Ok(Self { db, dir, partition_options, uuid, recovered })
+        Ok(Self { db, dir, partition_options, options: options.clone(), uuid, recovered })
     }
 
     /// Opens the log in `dir` beside the process that writes it. `scratch` is a directory for RocksDB's own notes.
@@ -84,11 +87,13 @@ impl Store {
         let mut db_options = tuning::database(options);
         // A secondary must hold every file open, since the primary may remove any.
         db_options.set_max_open_files(-1);
-        let descriptors = names.iter().map(|name| ColumnFamilyDescriptor::new(name, partition_options.clone()));
+        let descriptors = names
+            .iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, tuning::family(&partition_options, name, options)));
         let db = Database::open_cf_descriptors_as_secondary(&db_options, dir.as_path(), scratch, descriptors)
             .map_err(|e| open_error(&dir, &e))?;
         let uuid = read_identity(&db, &dir)?.ok_or_else(|| not_a_log(&dir))?;
-        Ok(Self { db, dir, partition_options, uuid, recovered: 0 })
+        Ok(Self { db, dir, partition_options, options: options.clone(), uuid, recovered: 0 })
     }
 
     /// Identity of the log.
@@ -209,7 +214,9 @@ impl Store {
         for partition in info.all() {
             let name = partition.to_string();
             if self.db.cf_handle(&name).is_none() {
-                self.db.create_cf(&name, &self.partition_options).map_err(|e| self.error(&e))?;
+                self.db
+                    .create_cf(&name, &tuning::family(&self.partition_options, &name, &self.options))
+                    .map_err(|e| self.error(&e))?;
             }
             let genesis = genesis_record(self.uuid, &partition, info.partitions);
             batch.put(format!("genesis/{partition}"), &genesis);

@@ -5,6 +5,8 @@ use rocksdb::{
     WriteBufferManager,
 };
 
+use sluice_proto::hash32;
+
 use super::EmbeddedOptions;
 
 const MIB: usize = 1 << 20;
@@ -55,7 +57,6 @@ pub(super) fn partition(options: &EmbeddedOptions, cache: &Cache) -> Options {
     cf.set_level_zero_slowdown_writes_trigger(200);
     cf.set_level_zero_stop_writes_trigger(400);
     cf.set_target_file_size_base(64 * MIB as u64);
-    cf.set_write_buffer_size((options.write_buffer_bytes / 4).clamp(MIB, 32 * MIB));
     cf.set_arena_block_size(256 << 10);
     cf.set_max_write_buffer_number(6);
     // The same at every level: files could not be moved otherwise.
@@ -68,4 +69,43 @@ pub(super) fn partition(options: &EmbeddedOptions, cache: &Cache) -> Options {
     table.set_cache_index_and_filter_blocks(true);
     cf.set_block_based_table_factory(&table);
     cf
+}
+
+/// `partition` with the memtable size of the column family `name`.
+///
+/// Partitions of a topic fill alike. With memtables of one size they would all be full at once, and writing them all out
+/// would make the syncs of the log wait for as long as the disk takes for the sum of them. So each has another size,
+/// spread evenly between half and all of the largest.
+pub(super) fn family(partition: &Options, name: &str, options: &EmbeddedOptions) -> Options {
+    let mut cf = partition.clone();
+    cf.set_write_buffer_size(memtable_bytes(name, options.write_buffer_bytes));
+    cf
+}
+
+fn memtable_bytes(name: &str, all: usize) -> usize {
+    let largest = (all / 4).clamp(MIB, 32 * MIB);
+    let (topic, number) = name.rsplit_once('/').unwrap_or((name, "0"));
+    // Multiples of the golden ratio are spread evenly over a circle, however many there are.
+    let number = number.parse::<u32>().unwrap_or(0).wrapping_mul(0x9e37_79b9);
+    let place = hash32(topic).wrapping_add(number) as usize;
+    largest / 2 + ((largest / 2 * (place >> 16)) >> 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memtables_of_a_topic_are_never_full_at_once() {
+        for partitions in [2, 8, 32] {
+            let sizes = (0..partitions).map(|number| memtable_bytes(&format!("share.submissions/{number}"), 256 * MIB));
+            let mut sizes: Vec<_> = sizes.collect();
+            sizes.sort_unstable();
+            assert!(sizes[0] >= 16 * MIB && sizes[sizes.len() - 1] <= 32 * MIB, "{sizes:?}");
+            let apart = sizes.windows(2).map(|pair| pair[1] - pair[0]).min().unwrap();
+            // Evenly spread they would be 16 MiB / partitions apart.
+            assert!(apart >= 16 * MIB / partitions / 3, "{sizes:?}");
+        }
+        assert!(memtable_bytes("jobs/0", 0) >= MIB / 2, "however small the limit");
+    }
 }
