@@ -266,7 +266,14 @@ impl Gateway {
         let connections = self.shared.connections();
         tracing::info!(gateway = self.shared.config.name, connections, ?time, "miners are asked to connect again");
         self.shared.drain();
-        if tokio::time::timeout(time, self.shared.empty()).await.is_err() {
+        let gone = async {
+            tokio::select! {
+                () = self.shared.empty() => {}
+                // It closes its connections by itself.
+                _ = self.shared.failed() => {}
+            }
+        };
+        if tokio::time::timeout(time, gone).await.is_err() {
             let left = self.shared.connections();
             tracing::info!(gateway = self.shared.config.name, left, "some miners are still there");
         }

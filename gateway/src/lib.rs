@@ -15,6 +15,8 @@
 //! - Submissions of one turn of a worker's loop are appended together. A share is answered once its append is durable
 //!   (invariant S1), in the order of the session's submits.
 //! - A share that makes a block goes to the block lane before anything else is done with it (invariant B1).
+//! - What stands in front of a session is a connection's own: the load balancer's header, TLS, and the limits of the
+//!   miner's address. None of it is asked where a listener does not have it.
 //!
 //! # Queues
 //! A session has at most `in_flight` unanswered shares, and a worker 65,536: beyond either the gateway stops reading

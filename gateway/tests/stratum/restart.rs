@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluice_gateway::{Gateway, GatewayError};
-use sluice_log::{MemoryLog, Partition, SharedLog};
+use sluice_log::{EmbeddedLog, EmbeddedOptions, MemoryLog, Partition, SharedLog};
 use sluice_proto::v1::Job;
 use sluice_proto::{Body, Epoch, EventTime};
 use sluice_topology::runtime::{Producer, TopicReader};
@@ -97,6 +97,40 @@ async fn a_start_reads_the_jobs_that_can_still_be_cited() {
     let old = &all[all.len() - 100];
     let share = miner.share(old, true, 0);
     assert_eq!(miner.submit(&share).await["error"][0], 21);
+}
+
+/// A gateway that starts on a log on disk, behind days of jobs, one a second, has work before anyone makes a new job. How
+/// long it took is printed: the budget is 200 ms.
+#[tokio::test]
+async fn a_cold_start_has_work_from_the_log() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let newest = {
+        let embedded = EmbeddedLog::open(EmbeddedOptions::new(dir.path())).unwrap();
+        let log: SharedLog = embedded.clone();
+        create_topics(&log).await;
+        let jobs = Producer::new(log, "jobs", 1, "jobmanager", Epoch::new(1));
+        let (now, count) = (EventTime::now().millis(), 50_000_u64);
+        let same = Job { clean: false, ..job(0, 1, HARD) };
+        let stamped = (0..count).map(|n| {
+            let job = Job { job_id: 0x1000 + n, ..same.clone() };
+            (EventTime::from_millis(now - (count - n) * 1_000), Body::Job(job))
+        });
+        let stamped: Vec<_> = stamped.collect();
+        for some in stamped.chunks(1_000) {
+            jobs.append(0, some.to_vec()).await.unwrap();
+        }
+        embedded.close().unwrap();
+        Job { job_id: 0x1000 + count - 1, ..same }
+    };
+    let log: SharedLog = EmbeddedLog::open(EmbeddedOptions::new(dir.path())).unwrap();
+    let begin = std::time::Instant::now();
+    let pool = Pool::on(log, 2, config()).await;
+    println!("started after {:?}", begin.elapsed());
+    let mut miner = pool.miner(true).await;
+    println!("a miner has work after {:?}", begin.elapsed());
+    let share = miner.share(&newest, true, 0);
+    assert_eq!(miner.submit(&share).await["result"], true);
+    pool.gateway.stop().await;
 }
 
 #[tokio::test]

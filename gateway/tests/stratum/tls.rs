@@ -144,6 +144,21 @@ async fn a_load_balancers_header_comes_in_front_of_tls() {
     assert_eq!(miner.ask("mining.ping", json!([])).await["result"], "pong");
 }
 
+#[tokio::test]
+async fn a_miner_on_tls_that_does_not_read_is_evicted() {
+    let (files, cert) = Files::new();
+    let pool = start(files.config()).await;
+    let (mut good, mut deaf) = (connect(&pool, &cert, b"").await.unwrap(), connect(&pool, &cert, b"").await.unwrap());
+    let line = format!("{{\"id\":\"{}\",\"method\":\"mining.ping\",\"params\":[]}}\n", "x".repeat(4000));
+    let mut sent = 0;
+    while deaf.try_send(line.as_bytes()).await.is_ok() {
+        sent += line.len();
+        assert!(sent < 256 << 20, "still connected after {sent} bytes");
+    }
+    assert_eq!(pool.gateway.status().evicted, 1);
+    assert_eq!(good.ask("mining.ping", json!([])).await["result"], "pong");
+}
+
 /// A session that goes on on another thread takes its TLS with it.
 #[tokio::test]
 async fn a_connection_on_tls_moves_between_workers() {
