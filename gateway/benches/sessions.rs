@@ -23,6 +23,8 @@ use sluice_topology::runtime::Producer;
 use support::{USER, job};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Bytes of a notify with 12 merkle levels.
+const LINE: usize = 1_500;
 const MEASURE: Duration = Duration::from_secs(3);
 
 /// Bytes of memory that the process has.
@@ -155,6 +157,35 @@ async fn echo(mut stream: tokio::net::TcpStream) {
     }
 }
 
+/// The floor of a notify: two threads that write a line as long to the same number of connections, and do nothing else.
+fn notify_floor(count: usize) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let line = vec![b'x'; LINE];
+    let pairs: Vec<(TcpStream, TcpStream)> = (0..count)
+        .map(|_| (TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap().0))
+        .collect();
+    let began = Instant::now();
+    let used: Duration = std::thread::scope(|scope| {
+        let write = |half: &[(TcpStream, TcpStream)]| {
+            half.iter().for_each(|(_, stream)| {
+                let mut stream = stream;
+                stream.write_all(&line).unwrap()
+            });
+            let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+        };
+        let (one, two) = pairs.split_at(count / 2);
+        let other = scope.spawn(move || write(one));
+        let used = scope.spawn(move || write(two)).join().unwrap();
+        used + other.join().unwrap()
+    });
+    let took = began.elapsed();
+    println!(
+        "floor of a notify: {count} lines of {LINE} bytes written in {took:?}, {:?} of CPU each",
+        used / count as u32
+    );
+}
+
 /// The shapes of load: connections, and shares in flight on each. `SHAPES=32x16,1000x1` sets others.
 fn shapes() -> Vec<(usize, u64)> {
     let text = std::env::var("SHAPES").unwrap_or_else(|_| "32x16,200x1,1000x1".into());
@@ -192,6 +223,8 @@ fn main() {
         }
         let mut config = GatewayConfig::new("bench", Chain::Regtest);
         config.listen = vec!["127.0.0.1:0".into()];
+        // One address sends it all, and shares without work.
+        config.limits.unlimited = vec!["127.0.0.0/8".parse().unwrap()];
         let io = GatewayIo {
             log: shared.clone(),
             jobs: "jobs".into(),
@@ -228,6 +261,7 @@ fn main() {
     println!("notify: {count} sessions, written {written:?} after the job was read, {used:?} of CPU each");
     println!("notify: heard by all {heard:?} after the job was published");
     drop(idle);
+    notify_floor(count);
 
     publish(2);
     let echo = echo_server();

@@ -237,8 +237,9 @@ impl Core {
 
     /// Takes the lines of `bytes`, in order.
     fn take_lines(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) -> Option<BlockAppend> {
-        let (shared, now) = (Arc::clone(&self.shared), self.now());
-        let counters = counters(&shared, self.number);
+        let now = self.now();
+        let shared = &*self.shared;
+        let counters = counters(shared, self.number);
         let (was_known, was_ready) = (state.session.identity().is_some(), state.session.is_ready());
         let mut turn = std::mem::take(&mut self.turn);
         state.link.heard = shared.seconds();
@@ -261,7 +262,7 @@ impl Core {
                     state.link.visitor.iter_mut().for_each(Visitor::message);
                     let flow = state.session.receive(line, &mut desk, &mut turn);
                     if let Some(candidate) = turn.candidate.take() {
-                        block = Some(send_block(&shared, counters, now, candidate, block.take()));
+                        block = Some(send_block(shared, counters, now, candidate, block.take()));
                     }
                     match flow {
                         Flow::Continue => continue,
@@ -289,7 +290,7 @@ impl Core {
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
         }
-        if !entrance::count(&shared, state, &mut turn) {
+        if !entrance::count(shared, state, &mut turn) {
             state.end(Ended::Refused(entrance::BANNED));
         }
         self.deliver(connection, state, &mut turn);
