@@ -1,6 +1,8 @@
 //! What is fuzzed: one function per parser, called with any bytes. A panic is a finding.
 //!
-//! The same functions run under libFuzzer (`fuzz_targets/`) and, over the corpus, in `cargo test` (`tests/corpus.rs`).
+//! The same functions run under libFuzzer (`fuzz_targets/`) and, over the corpus, in `cargo test` (`tests/corpus`).
+
+mod stratum;
 
 use sluice_mining::block::{self, BlockError};
 use sluice_mining::template::{JobParams, Template, build_job};
@@ -11,14 +13,20 @@ use sluice_proto::{Body, EventTime, Offset, decode, encode};
 use sluice_topology::draw::{Format, draw};
 use sluice_topology::{BroadcastTable, Environment, FileText, Graph, Registry, Report, load};
 
+pub use stratum::{line_reader, play, proxy_header, request, session};
+
 /// A target, as a function of any bytes.
 pub type Target = fn(&[u8]);
 
 /// Every target under the name of its corpus folder and of its file in `fuzz_targets/`.
-pub const ALL: [(&str, Target); 5] = [
+pub const ALL: [(&str, Target); 9] = [
     ("difficulty", difficulty),
     ("getblocktemplate", getblocktemplate),
+    ("line_reader", line_reader),
+    ("proxy_header", proxy_header),
     ("record", record),
+    ("request", request),
+    ("session", session),
     ("template_body", template_body),
     ("topology", topology),
 ];

@@ -17,6 +17,8 @@ use crate::protocol::lines::{Line, Lines};
 use crate::session::{Desk, Registrar, Resumed, Session, Turn};
 use crate::status::Counters;
 
+pub mod fuzz;
+
 pub use crate::proxy::{Header as ProxyHeader, Parsed as ParsedProxy, parse as parse_proxy};
 
 /// A session that mines one job.

@@ -31,12 +31,6 @@ struct Case {
     candidates: Vec<Candidate>,
 }
 
-impl Intake for Vec<(Submission, Reason)> {
-    fn take_in(&mut self, _: u32, _: EventTime, share: &Share<'_>, reason: Reason) {
-        self.push(((*share).into(), reason));
-    }
-}
-
 impl Case {
     fn new() -> Self {
         let mut config = GatewayConfig::new("stratumd", Chain::Regtest);
