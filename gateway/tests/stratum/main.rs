@@ -14,3 +14,4 @@ mod restart;
 mod resume;
 mod shares;
 mod tls;
+mod transcripts;

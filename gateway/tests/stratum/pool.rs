@@ -187,10 +187,16 @@ impl Miner {
 
     /// The next line; `None` at the end of the connection.
     pub async fn line(&mut self) -> Option<Value> {
+        let line = self.raw_line().await;
+        if line.is_empty() { None } else { Some(serde_json::from_str(&line).unwrap()) }
+    }
+
+    /// The next line as it is, without its end; empty at the end of the connection.
+    pub async fn raw_line(&mut self) -> String {
         let mut line = String::new();
         let read = tokio::time::timeout(GUARD, self.lines.read_line(&mut line)).await.expect("the pool is silent");
         // The pool may close with bytes of ours unread: then the system says "reset".
-        if read.unwrap_or(0) == 0 { None } else { Some(serde_json::from_str(&line).unwrap()) }
+        if read.is_err() { String::new() } else { line.trim_end_matches('\n').to_owned() }
     }
 
     /// The next line.
