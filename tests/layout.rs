@@ -253,6 +253,36 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     rust.chain(folders.iter().flat_map(|folder| rust_files(folder))).collect()
 }
 
+/// The rows of the tables of a text, without their heads.
+fn rows(text: &str) -> impl Iterator<Item = &str> {
+    let is_row =
+        |line: &&str| line.starts_with("| ") && !line.starts_with("| | trap") && !line.starts_with("| quirk |");
+    text.lines().filter(is_row)
+}
+
+/// Each trap and each quirk has a test that is named after it, or says plainly that it is not this pool's yet.
+#[test]
+fn every_trap_and_quirk_has_its_tests() {
+    let text = std::fs::read_to_string(root().join("docs/QUIRKS.md")).unwrap();
+    let mut missing: BTreeSet<String> = BTreeSet::new();
+    for row in rows(&text) {
+        let names: Vec<&str> = row.split('`').skip(1).step_by(2).filter(|name| name.contains('_')).collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| !name.starts_with("mining.")).collect();
+        let number = row.split('|').nth(1).and_then(|cell| cell.trim().parse::<u32>().ok());
+        let kind = number.map_or("quirk_".to_owned(), |number| format!("trap_{number:02}_"));
+        let named = names.iter().any(|name| name.contains(&kind)) || row.contains("| not yet");
+        assert!(named, "no test is named after it: {row}");
+        missing.extend(names.into_iter().map(str::to_owned));
+    }
+    let traps = rows(&text).filter(|row| row[2..].starts_with(char::is_numeric));
+    assert_eq!(traps.count(), 20, "all traps are listed");
+    for file in rust_files(root()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        missing.retain(|name| !text.contains(&format!("fn {name}(")) && !text.contains(&format!("{name}: \"")));
+    }
+    assert!(missing.is_empty(), "docs/QUIRKS.md tells of tests that there are not: {missing:?}");
+}
+
 /// Each invariant has tests that name it, and ARCHITECTURE.md tells them by names that exist.
 #[test]
 fn every_invariant_has_its_tests() {

@@ -123,7 +123,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn slots_are_used_again_only_after_their_jobs_have_expired() {
+    fn trap_07_slots_are_used_again_only_after_their_jobs_have_expired() {
         let (start, mut slots) = (Instant::now(), Slots::with_bits(2, 3));
         let taken: Vec<_> = (0..4).map(|session| slots.take(session, start, 0).unwrap()).collect();
         assert_eq!(taken, [3, 0, 1, 2], "they count up from the start and around");

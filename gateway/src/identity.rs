@@ -187,7 +187,7 @@ mod tests {
 
     /// Trap 7: whatever sessions two gateways give each other, no extranonce1 is given out by both.
     #[test]
-    fn two_gateways_never_give_out_one_extranonce1_adopted_sessions_included() {
+    fn trap_07_two_gateways_never_give_out_one_extranonce1_adopted_sessions_included() {
         let one = Identities::new(1, Epoch::new(9), 8, 2);
         let two = Identities::new(2, Epoch::new(9), 8, 3);
         let mut seen = HashSet::new();

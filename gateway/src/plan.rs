@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_counts_at_the_difficulty_of_its_job() {
+    fn trap_04_a_share_counts_at_the_difficulty_of_its_job() {
         let mut case = Case::new();
         case.plan.hear();
         assert!(case.issue(10, 0).contains("[1024]"));

@@ -197,6 +197,27 @@ async fn templates_come_from_the_chain_with_the_most_work() {
     status_until(&manager, |_| ready(&manager, "first") && ready(&manager, "second")).await;
 }
 
+/// Two jobmanagers on one node, and two starts of one: miners with equal extranonces never do the same work.
+#[tokio::test(flavor = "multi_thread")]
+async fn trap_08_no_two_sources_and_starts_make_one_coinbase() {
+    let node = node(0);
+    let (one, two) = (log().await, log().await);
+    let mut readers = [Reader::new(&one), Reader::new(&two)];
+    let mut coinbases = std::collections::HashSet::new();
+    for (log, reader, epoch) in [(&one, 0, 1), (&one, 0, 2), (&two, 1, 1)] {
+        let manager = start(log, config(Chain::Regtest, vec![sim("a", &node)]), epoch).await;
+        let mut jobs = vec![readers[reader].job().await];
+        manager.stop();
+        while readers[reader].has_job().await {
+            jobs.push(readers[reader].job().await);
+        }
+        for job in jobs {
+            assert_eq!(job.height, 1, "the same block");
+            assert!(coinbases.insert((job.coinbase1, job.coinbase2)), "epoch {epoch}: one coinbase twice");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trap_16_another_tip_of_the_same_height_is_a_new_tip() {
     let (node, log) = (node(0), log().await);
@@ -217,7 +238,7 @@ async fn trap_16_another_tip_of_the_same_height_is_a_new_tip() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_goes_on_with_growing_ids_on_the_same_tip() {
+async fn quirk_job_ids_go_on_growing_on_the_same_tip_after_a_restart() {
     let (node, log) = (node(7), log().await);
     let settings = config(Chain::Regtest, vec![sim("a", &node)]);
     let mut reader = Reader::new(&log);

@@ -159,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn difficulty_one_is_bdiff() {
+    fn trap_11_difficulty_one_is_bdiff() {
         assert_eq!(Difficulty::ONE.to_target(), Target::from_compact(0x1d00_ffff).unwrap());
         assert_eq!(Difficulty::ONE.work().get(), 0x1_0001_0001);
     }
 
     #[test]
-    fn wire_numbers_are_rounded_down_to_what_prints_exactly() {
+    fn trap_11_wire_numbers_are_rounded_down_to_what_prints_exactly() {
         for (text, wire) in [
             ("1", "1"),
             ("931.1", "931"),

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn version_bits_outside_the_mask_are_a_fault() {
+    fn trap_10_version_bits_outside_the_mask_are_a_fault() {
         let job = prepared(job());
         assert_eq!(job.fault(&share(0x1fff_e000, 0x1fff_e000)), None);
         assert_eq!(job.fault(&share(0, 0)), None);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn block_time_has_its_range() {
+    fn trap_09_block_time_has_its_range() {
         let job = prepared(job());
         let at = |ntime| job.fault(&Share { ntime, ..Share::default() });
         assert_eq!([at(900), at(8_200)], [None, None]);

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_and_offsets_must_grow() {
+    fn quirk_job_ids_and_offsets_must_grow() {
         let mut table = table(&[(4, 0, 10, 1)]);
         let again = |table: &mut JobTable, offset, id| table.apply(Offset::new(offset), ms(1), job(id, 1)).unwrap_err();
         assert_eq!(again(&mut table, 5, 10), JobError::NotGrowing { last: 10, got: 10 });
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_block_test_comes_first() {
+    fn trap_01_the_block_test_comes_first() {
         let table = table(&[(1, 0, 1, 1), (2, 1_000, 2, 2)]);
         let judged = |at, change: &dyn Fn(&mut Submission)| {
             // Every second hash is a block here; the first nonce that makes one is taken.

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_equal_to_the_target_meets_it() {
+    fn trap_01_a_hash_equal_to_the_target_meets_it() {
         let target = Target::from_compact(0x1d00_ffff).unwrap();
         let mut hash = target.to_le_bytes();
         assert!(target.is_met_by(&hash));

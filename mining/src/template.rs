@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_script_holds_tag_source_and_room_for_extranonces() {
+    fn trap_08_the_script_holds_tag_source_and_room_for_extranonces() {
         assert_eq!(hex::encode(script(17, b"/tag/")), "0111052f7461672f0831323334353637380c");
     }
 

@@ -62,7 +62,7 @@ mod tests {
 
     /// Block 100,000's parent, as explorers show it and as a pool would send it.
     #[test]
-    fn prevhash_is_swapped_per_word() {
+    fn trap_12_prevhash_is_swapped_per_word() {
         let shown = "000000000002d01c1fccc21636b607dfd930d31d01c3a62104612a1719011250";
         let hash = parse_display_hash(shown).unwrap();
         assert_eq!(display_hash(&hash), shown);

@@ -289,7 +289,7 @@ fn the_finders_share_is_the_block() {
 
 /// Any other value in any field of the submission is no block.
 #[test]
-fn every_field_of_the_share_counts() {
+fn trap_18_every_field_of_the_share_counts() {
     for mined in Mined::all() {
         let (job, found) = mined.own_job();
         let table = table(job);
@@ -344,7 +344,7 @@ fn a_refused_share_is_still_the_block() {
 
 /// A miner knows only what is on the wire: with `mining.notify` and its own numbers it must hash the same header.
 #[test]
-fn a_miner_that_follows_the_wire_hashes_the_same_header() {
+fn trap_12_a_miner_that_follows_the_wire_hashes_the_same_header() {
     for mined in Mined::all() {
         let (job, found) = mined.own_job();
         let params: Vec<serde_json::Value> = serde_json::from_str(&wire::notify_params(&job, true)).unwrap();

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn configure_answers_only_what_was_asked() {
+    fn quirk_configure_answers_only_what_was_asked() {
         for (params, result) in [
             ("[[],{}]", "{}"),
             (

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn difficulties_are_written_exactly() {
+    fn quirk_difficulties_are_written_exactly() {
         let mut out = Vec::new();
         set_difficulty(&mut out, Difficulty::parse_wire("0.00015").unwrap());
         set_version_mask(&mut out, 0x1fff_e000);

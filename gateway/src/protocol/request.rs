@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_spaces_and_order_do_not_matter() {
+    fn quirk_unknown_fields_spaces_and_order_do_not_matter() {
         let line = br#" { "jsonrpc" : "2.0", "params" : ["a"], "ttl":2, "x":{"y":[]}, "method" : "mining.\u0061uthorize", "id" : 5 } "#;
         let request = Request::parse(line).unwrap();
         assert_eq!(&*request.method.clone().unwrap(), "mining.authorize");

@@ -172,7 +172,7 @@ fn code(answer: &Value) -> i64 {
 }
 
 #[test]
-fn subscribe_gives_4_bytes_of_extranonce1_and_8_of_extranonce2() {
+fn quirk_subscribe_gives_4_bytes_of_extranonce1_and_8_of_extranonce2() {
     let mut case = Case::new();
     let answer = case.ask(r#"{"id":2,"method":"mining.subscribe","params":["bitaxe/BM1370/v2.x"]}"#);
     let one = answer["result"][1].as_str().unwrap().to_owned();
@@ -185,7 +185,7 @@ fn subscribe_gives_4_bytes_of_extranonce1_and_8_of_extranonce2() {
 }
 
 #[test]
-fn esp_miner_configures_subscribes_authorizes_and_suggests_in_one_segment() {
+fn quirk_esp_miner_configures_subscribes_authorizes_and_suggests_in_one_segment() {
     let mut case = Case::new();
     case.config.difficulty = Difficulty::from_integer(1024).unwrap();
     case.session = Session::new(&case.config);
@@ -211,7 +211,7 @@ fn esp_miner_configures_subscribes_authorizes_and_suggests_in_one_segment() {
 }
 
 #[test]
-fn error_null_is_there_in_every_answer_and_ids_are_echoed_verbatim() {
+fn quirk_error_null_is_there_in_every_answer_and_ids_are_echoed_verbatim() {
     for id in ["7", "\"seven\"", "null", "18446744073709551616123", "\"\\u00e9\""] {
         let mut case = Case::new();
         for (method, params) in
@@ -226,7 +226,7 @@ fn error_null_is_there_in_every_answer_and_ids_are_echoed_verbatim() {
 }
 
 #[test]
-fn nerdminer_suggests_without_an_id_and_whatsminer_before_it_subscribes() {
+fn quirk_nerdminer_suggests_without_an_id_and_whatsminer_before_it_subscribes() {
     let mut case = Case::new();
     case.config.difficulty = Difficulty::ONE;
     assert!(case.send(r#"{"method":"mining.suggest_difficulty","params":[0.00015]}"#).is_empty());
@@ -241,7 +241,7 @@ fn nerdminer_suggests_without_an_id_and_whatsminer_before_it_subscribes() {
 }
 
 #[test]
-fn suggest_target_multi_version_ping_and_extranonce_subscribe_are_tolerated() {
+fn quirk_suggest_target_multi_version_ping_and_extranonce_subscribe_are_tolerated() {
     let mut case = Case::new();
     let target = format!("{:0>8}{:0<56}", "", "ffff");
     let answer = case.ask(&format!(r#"{{"id":1,"method":"mining.suggest_target","params":["{target}"]}}"#));
@@ -412,7 +412,7 @@ fn submits_need_a_subscription_and_a_user() {
 }
 
 #[test]
-fn a_share_is_the_same_in_any_form_of_hex() {
+fn trap_06_a_share_is_the_same_in_any_form_of_hex() {
     let mut case = Case::mining(HARD);
     let share = case.share(HARD, true, 0);
     assert_eq!(case.submit(&share)["result"], json!(true));
@@ -426,6 +426,24 @@ fn a_share_is_the_same_in_any_form_of_hex() {
         assert_eq!(code(&case.ask(&line)), 22, "{form}");
     }
     assert_eq!(case.shares.len(), 4, "rejected shares are written too");
+}
+
+#[test]
+fn trap_06_other_version_bits_are_another_header() {
+    let mut case = Case::mining(HARD);
+    case.ask(r#"{"id":1,"method":"mining.configure","params":[["version-rolling"],{}]}"#);
+    let mut share = Submission { version_mask: 0x1fff_e000, has_version_bits: true, ..case.share(HARD, true, 0) };
+    // A nonce that is good for both versions.
+    let rolled = Submission { version_bits: 0x2000, ..share.clone() };
+    let next = |share: &Submission, first| nonce(&job(0x6a, 7, HARD), share, Difficulty::MIN, true, first);
+    let mut nonces = std::iter::successors(Some(next(&share, 0)), |last| Some(next(&share, last + 1)));
+    let both = nonces.find(|found| next(&rolled, *found) == *found).unwrap();
+    share.nonce = both;
+    let rolled = Submission { nonce: both, ..rolled };
+    for share in [&share, &rolled] {
+        assert_eq!(case.submit(share)["result"], json!(true));
+        assert_eq!(code(&case.submit(share)), 22);
+    }
 }
 
 #[test]
@@ -487,7 +505,7 @@ fn b1_a_block_is_found_whatever_the_share_is_and_sent_once() {
 }
 
 #[test]
-fn set_difficulty_comes_right_before_its_notify_and_never_twice() {
+fn quirk_set_difficulty_comes_right_before_its_notify_and_never_twice() {
     let mut case = Case::mining(HARD);
     case.session.decide(Difficulty::from_integer(2).unwrap(), &case.config);
     case.session.decide(Difficulty::from_integer(4).unwrap(), &case.config);

@@ -9,7 +9,7 @@ use crate::logs::GatedLog;
 use crate::pool::{Miner, PARTITIONS, Pool, config};
 
 #[tokio::test]
-async fn messages_may_be_merged_and_split_anywhere() {
+async fn quirk_messages_may_be_merged_and_split_anywhere() {
     let pool = Pool::start().await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;

@@ -29,7 +29,7 @@ async fn gated(nbits: u32) -> (Arc<GatedLog>, Pool, Job, Miner) {
 
 /// S1: what is answered `true` is in the log before the answer.
 #[tokio::test]
-async fn s1_a_share_is_durable_before_it_is_answered() {
+async fn s1_trap_03_a_share_is_durable_before_it_is_answered() {
     let (log, pool, job, mut miner) = gated(HARD).await;
     log.set_open(false);
     let share = miner.share(&job, true, 0);
@@ -51,7 +51,7 @@ async fn s1_a_share_is_durable_before_it_is_answered() {
 
 /// S1: what could not be appended is never answered `true`; the gateway has failed and says why.
 #[tokio::test]
-async fn s1_a_share_that_was_not_appended_is_not_answered() {
+async fn s1_trap_03_a_share_that_was_not_appended_is_not_answered() {
     let (log, pool, job, mut miner) = gated(HARD).await;
     log.break_it();
     let share = miner.share(&job, true, 0);

@@ -29,6 +29,7 @@ on_every_back_end!(
     outcomes_and_tallies_may_come_in_either_order,
     a_repeated_batch_changes_nothing,
     an_empty_window_pays_the_finder,
+    trap_19_a_window_that_is_not_full_pays_the_whole_reward,
     solo_pays_the_finder,
     new_rules_hold_from_the_next_slice_on,
     a_contradiction_of_the_chain_moves_no_money,

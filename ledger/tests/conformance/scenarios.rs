@@ -206,6 +206,17 @@ pub fn an_empty_window_pays_the_finder(fixture: &Fixture) {
     assert_sound(store);
 }
 
+pub fn trap_19_a_window_that_is_not_full_pays_the_whole_reward(fixture: &Fixture) {
+    let store = fixture.store.as_ref();
+    let mut topics = Topics::new(1);
+    // A window of a hundred blocks, and half a block's work in it.
+    topics.tally(tally(0, 7, "alice", 300)).tally(tally(0, 7, "bob", 200)).end(slice_end(0, 1, 7));
+    topics.outcome(outcome(1, 7, 1_000_000, "bob", BlockStatus::Accepted));
+    store.apply(&all(&topics, pplns(100, 0))).unwrap();
+    assert_eq!((balance(store, "alice").0, balance(store, "bob").0), (600_000, 400_000));
+    assert_sound(store);
+}
+
 pub fn solo_pays_the_finder(fixture: &Fixture) {
     let store = fixture.store.as_ref();
     store.apply(&all(&simple(), solo(100))).unwrap();

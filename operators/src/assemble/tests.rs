@@ -46,7 +46,7 @@ fn assembled(rig: &mut Rig, candidate: &Candidate) -> (SolvedBlock, Block) {
 }
 
 #[test]
-fn a_block_is_whole_with_and_without_witness() {
+fn trap_14_a_block_is_whole_with_and_without_witness() {
     for (count, witness, segwit) in
         [(0, false, true), (0, false, false), (1, true, true), (12, true, true), (7, false, false), (5, false, true)]
     {

@@ -26,7 +26,7 @@ fn of_job(job_id: u64, number: u64) -> Verdict {
 }
 
 #[test]
-fn a_header_counts_once_whoever_sends_it() {
+fn trap_06_a_header_counts_once_whoever_sends_it() {
     let mut rig = Rig::new(&KIND);
     let verdicts =
         [(1, 5), (1, 5), (2, 5), (2, 6), (1, 6)].map(|(session, hash)| verdict(session, hash, Reason::Accepted));

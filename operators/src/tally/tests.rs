@@ -47,7 +47,7 @@ fn counts(out: &[Emission]) -> Vec<(u64, String, String, u64)> {
 }
 
 #[test]
-fn a_slice_sums_work_and_rejects_per_worker() {
+fn trap_05_a_slice_sums_accepted_work_and_only_counts_rejects() {
     let mut rig = Rig::new(&KIND);
     for session in [1, 1, 6, 1] {
         assert_eq!(share(&mut rig, session, 1_000), []);
