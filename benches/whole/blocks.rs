@@ -9,10 +9,10 @@ use serde_json::json;
 use sluice_mining::wire::word;
 use sluice_mining::{Difficulty, Target};
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
-use sluice_testkit::stratum::{StratumClient, Subscription};
+use sluice_testkit::stratum::{Notify, StratumClient, Subscription};
 use sluice_testkit::swarm::{self, Load, Phase, Plan};
 
-use crate::pools::{DIFFICULTY, Pool, user};
+use crate::pools::{DIFFICULTY, Pool};
 
 /// A guard against hanging, not a measure.
 const GUARD: Duration = Duration::from_secs(60);
@@ -47,7 +47,7 @@ pub fn notify() -> Result<Vec<String>> {
         connections: CONNECTIONS,
         load: Load::Idle,
         duration: Duration::from_secs(1),
-        ..Plan::new(pool.stratum, user())
+        ..Plan::new(pool.stratum, pool.user.as_str())
     };
     let outcome = swarm::run(&plan, |phase| {
         if phase == Phase::Begin {
@@ -80,7 +80,7 @@ pub fn submit() -> Result<Vec<String>> {
     let node = SimNode::start(SimNodeConfig { mempool: 100, ..SimNodeConfig::default() })?;
     let pool = Pool::on_simulated(&node)?;
     let mut client = StratumClient::connect(&pool.stratum.to_string())?;
-    let subscription = client.log_in(&user())?;
+    let subscription = client.log_in(&pool.user)?;
     let mut took = Vec::new();
     let mut tip = [0; 32];
     for number in 0..BLOCKS as u64 {
@@ -91,7 +91,7 @@ pub fn submit() -> Result<Vec<String>> {
             }
         };
         tip = job.prev_hash;
-        let line = winning_line(&job, &subscription, number)?;
+        let line = winning_line(&pool.user, &job, &subscription, number)?;
         let calls = |node: &SimNode| node.view().calls.get("submitblock").copied().unwrap_or(0);
         let before = calls(&node);
         let begun = Instant::now();
@@ -102,7 +102,7 @@ pub fn submit() -> Result<Vec<String>> {
     Ok(vec![named(&format!("{BLOCKS} blocks:"), &mut took)])
 }
 
-fn winning_line(job: &sluice_testkit::stratum::Notify, to: &Subscription, number: u64) -> Result<String> {
+fn winning_line(user: &str, job: &Notify, to: &Subscription, number: u64) -> Result<String> {
     let share = Difficulty::parse_wire(DIFFICULTY).context("a difficulty")?.to_target();
     let network = Target::from_compact(job.nbits)?;
     let extranonce2 = number.to_be_bytes();
@@ -112,7 +112,7 @@ fn winning_line(job: &sluice_testkit::stratum::Notify, to: &Subscription, number
         share.is_met_by(&hash) && network.is_met_by(&hash)
     });
     let nonce = word(found.context("no block in all nonces")?);
-    let params = json!([user(), job.job, hex::encode(extranonce2), word(job.ntime), nonce]);
+    let params = json!([user, job.job, hex::encode(extranonce2), word(job.ntime), nonce]);
     Ok(json!({ "id": 1_000 + number, "method": "mining.submit", "params": params }).to_string())
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use sluice_testkit::swarm::{self, Load, Outcome, Phase, Plan};
 
-use pools::{Pool, user};
+use pools::Pool;
 
 /// Name, what is measured, and how: figures by their names.
 type Scenario = (&'static str, &'static str, fn() -> Result<Vec<String>>);
@@ -106,7 +106,7 @@ impl Cost {
 fn shares(pool: &Pool, connections: usize, load: Load, most: usize) -> Result<Vec<String>> {
     let duration = window()?;
     let stock = most * usize::try_from(duration.as_secs())?;
-    let plan = Plan { connections, load, stock, duration, ..Plan::new(pool.stratum, user()) };
+    let plan = Plan { connections, load, stock, duration, ..Plan::new(pool.stratum, pool.user.as_str()) };
     cost(pool, &plan)?.figures(pool)
 }
 
@@ -130,7 +130,7 @@ fn open(pool: &Pool, connections: usize) -> Result<Plan> {
     // One more for each: shares go to connections in turn, and times are random.
     let stock = (f64::from(RATE) * duration.as_secs_f64() * 1.05) as usize + connections;
     let load = Load::Open { rate: f64::from(RATE), poisson: true };
-    Ok(Plan { connections, load, stock, duration, ..Plan::new(pool.stratum, user()) })
+    Ok(Plan { connections, load, stock, duration, ..Plan::new(pool.stratum, pool.user.as_str()) })
 }
 
 fn idle() -> Result<Vec<String>> {
@@ -138,8 +138,12 @@ fn idle() -> Result<Vec<String>> {
     let pool = Pool::sluice()?;
     let before = pool.resident()?;
     let mut grown = 0;
-    let plan =
-        Plan { connections: CONNECTIONS, load: Load::Idle, duration: window()?, ..Plan::new(pool.stratum, user()) };
+    let plan = Plan {
+        connections: CONNECTIONS,
+        load: Load::Idle,
+        duration: window()?,
+        ..Plan::new(pool.stratum, pool.user.as_str())
+    };
     let outcome = swarm::run(&plan, |phase| {
         if phase == Phase::End {
             grown = pool.resident()?.saturating_sub(before);

@@ -23,6 +23,8 @@ const GUARD: Duration = Duration::from_secs(120);
 /// A running pool and its node.
 pub struct Pool {
     pub stratum: SocketAddr,
+    /// Who mines: each connection is a worker of one account.
+    pub user: String,
     process: Process,
     /// `None` where the node is the caller's.
     node: Option<Bitcoind>,
@@ -33,17 +35,16 @@ enum Process {
     Para(ForeignPool),
 }
 
-/// Who mines: each connection is a worker of one account. The addresses of test networks are the same.
-pub fn user() -> String {
-    format!("{}.rig{{n}}", address(Network::Signet, 1))
-}
-
 fn script(number: u8) -> ScriptBuf {
     ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]))
 }
 
 fn address(network: Network, number: u8) -> String {
     Address::from_script(&script(number), network).map_or_else(|_| String::new(), |address| address.to_string())
+}
+
+fn user(network: Network) -> String {
+    format!("{}.rig{{n}}", address(network, 1))
 }
 
 /// A private signet that has left its initial download behind.
@@ -86,14 +87,15 @@ impl Pool {
         }
         process.start()?;
         let stratum = process.address("stratumd")?.parse().context("the address of stratumd")?;
-        Ok(Self { stratum, process: Process::Sluice(process), node })
+        Ok(Self { stratum, user: user(network), process: Process::Sluice(process), node })
     }
 
     /// para, on a node like that of Sluice, with the same difficulty.
     pub fn para() -> Result<Self> {
         let node = node()?;
         let process = ForeignPool::start(&node, DIFFICULTY)?;
-        Ok(Self { stratum: process.address(), process: Process::Para(process), node: Some(node) })
+        let user = user(Network::Signet);
+        Ok(Self { stratum: process.address(), user, process: Process::Para(process), node: Some(node) })
     }
 
     /// Where the node announces blocks.

@@ -73,6 +73,7 @@ pub(super) struct Engine<'a> {
     interval: f64,
     next_sip: u64,
     next_look: u64,
+    draining: bool,
 }
 
 impl<'a> Engine<'a> {
@@ -114,6 +115,7 @@ impl<'a> Engine<'a> {
             interval,
             next_sip: 0,
             next_look: 0,
+            draining: false,
         })
     }
 
@@ -133,6 +135,9 @@ impl<'a> Engine<'a> {
                 FIND => self.find_ahead()?,
                 RUN => {
                     self.set_out(now)?;
+                    if self.desk.left == 0 && !self.draining {
+                        self.let_slow_ones_read()?;
+                    }
                     if self.alive == 0 || (self.desk.left == 0 && self.is_answered()) {
                         return Ok(self.finish());
                     }
@@ -141,6 +146,9 @@ impl<'a> Engine<'a> {
                 _ => {
                     self.desk.running = false;
                     self.next_arrival = f64::INFINITY;
+                    if !self.draining {
+                        self.let_slow_ones_read()?;
+                    }
                     let since = *draining.get_or_insert(now);
                     // What the pool has sent is taken, jobs too.
                     if (quiet && self.is_answered()) || now - since > DRAINING {
@@ -337,7 +345,7 @@ impl<'a> Engine<'a> {
                 self.flush(index);
             }
         }
-        let slow = self.connections[index].slow && self.connections[index].ready;
+        let slow = self.sips(index);
         if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) && !slow {
             self.read(index)?;
         }
@@ -385,12 +393,12 @@ impl<'a> Engine<'a> {
     /// Reads all that is there.
     fn read(&mut self, index: usize) -> Result<()> {
         loop {
+            // A slow reader takes a sip, and is not asked again before the next.
+            let sips = self.sips(index);
             let one = &mut self.connections[index];
             let Some(stream) = &mut one.stream else { return Ok(()) };
             let kept = one.tail.len();
             self.buffer[..kept].copy_from_slice(&one.tail);
-            // A slow reader takes a sip, and is not asked again before the next.
-            let sips = one.slow && one.ready;
             let room = if sips { SIP.min(BUFFER - kept) } else { BUFFER - kept };
             match stream.read(&mut self.buffer[kept..kept + room]) {
                 Ok(0) => {
@@ -459,6 +467,21 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
+    /// It reads in sips: a slow reader, once it has logged in and until the run ends.
+    fn sips(&self, index: usize) -> bool {
+        let one = &self.connections[index];
+        one.slow && one.ready && !self.draining
+    }
+
+    /// At the end everybody reads what there is: their answers count like all others.
+    fn let_slow_ones_read(&mut self) -> Result<()> {
+        self.draining = true;
+        (0..self.connections.len()).try_for_each(|index| match self.connections[index].slow {
+            true => self.read(index),
+            false => Ok(()),
+        })
+    }
+
     /// Lets the slow readers read a little.
     fn sip(&mut self) -> Result<()> {
         let now = self.desk.shared.now();
@@ -467,7 +490,7 @@ impl<'a> Engine<'a> {
         }
         self.next_sip = now + SECOND;
         for index in 0..self.connections.len() {
-            if self.connections[index].slow && self.connections[index].ready {
+            if self.sips(index) {
                 self.read(index)?;
             }
         }
