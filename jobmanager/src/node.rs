@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoincore_rpc::{Client, RpcApi, jsonrpc};
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -84,7 +85,7 @@ struct RawHeader {
 
 /// The call that sends a block, as every node gets it. Written once: a block has up to 4 MB, twice as much in hex.
 #[derive(Clone, Debug)]
-pub struct BlockCall(Arc<[u8]>);
+pub struct BlockCall(Bytes);
 
 impl BlockCall {
     /// The call for this block, serialised with witness.
@@ -95,7 +96,7 @@ impl BlockCall {
         let mut call = vec![0; end + TAIL.len()];
         call[..HEAD.len()].copy_from_slice(HEAD);
         // The part is twice as long as the block, so this does not fail.
-        hex::encode_to_slice(block, &mut call[HEAD.len()..end]).ok();
+        const_hex::encode_to_slice(block, &mut call[HEAD.len()..end]).ok();
         call[end..].copy_from_slice(TAIL);
         Self(call.into())
     }

@@ -166,7 +166,7 @@ impl Template {
 }
 
 fn read((number, tx): (usize, &GbtTx)) -> Result<BlockTx, TemplateError> {
-    let data = hex::decode(&tx.data)
+    let data = const_hex::decode(&tx.data)
         .map_err(|error| TemplateError::Transaction(number, BlockError::Transaction(error.to_string())))?;
     let parsed = BlockTx::parse(data.into()).map_err(|error| TemplateError::Transaction(number, error))?;
     let said = (wire::parse_display_hash(&tx.txid), wire::parse_display_hash(&tx.hash));
@@ -363,7 +363,7 @@ mod tests {
     fn quirk_coinbases_stay_within_what_known_firmware_takes() {
         let committing = Template { commitment: Some([7; 32]), ..template(0x7fff_ffff) };
         let widest = ScriptBuf::from_bytes(vec![0x51; 42]);
-        let params = JobParams { payout: widest, ..params(&[b'x'; 71]) };
+        let params = JobParams { payout: widest, ..params(&[b'x'; 72]) };
         let job = build_job(&committing, &params).unwrap();
         let script = usize::from(job.coinbase1[41]);
         let zeros = [0; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE];
