@@ -270,26 +270,6 @@ async fn quirk_job_ids_go_on_growing_on_the_same_tip_after_a_restart() {
     assert!(tag(&first) != tag(&second) && tag(&second) != tag(&third), "no two starts give out the same work");
 }
 
-/// Two pools of one node, tag and payout address: their miners may try the same extranonces, and never the same header.
-#[tokio::test(flavor = "multi_thread")]
-async fn trap_08_no_two_sources_and_no_two_jobs_share_a_coinbase() {
-    let node = node(3);
-    let refresh = Duration::from_millis(10);
-    let settings = config(Chain::Regtest, vec![sim("a", &node)]);
-    let settings = sluice_jobmanager::JobManagerConfig { refresh, ..settings };
-    let logs = [log().await, log().await];
-    let mut seen = std::collections::HashSet::new();
-    for log in &logs {
-        let _manager = start(log, settings.clone(), 1).await;
-        let mut reader = Reader::new(log);
-        for _ in 0..5 {
-            let job = reader.job().await;
-            assert!(job.coinbase1.len() > 50 && seen.insert(job.coinbase1), "the same coinbase twice");
-        }
-    }
-    assert_eq!(seen.len(), 10);
-}
-
 /// The records of one start are numbered from 1 in its epoch, each with its predecessor.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_carry_the_coordinates_of_their_start() {
