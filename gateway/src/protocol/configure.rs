@@ -8,6 +8,9 @@ use sluice_mining::Difficulty;
 
 use super::request::{Request, Text, difficulty, word};
 
+/// Names that are read: firmware asks for four at most, and each one is compared with those before it.
+const MAX_NAMES: usize = 32;
+
 /// What a miner asked for.
 #[derive(Debug)]
 pub(crate) struct Configure<'a> {
@@ -28,10 +31,14 @@ enum Extension {
 }
 
 impl<'a> Configure<'a> {
-    /// Reads the parameters; `None` if they are not a list of names and, where there are any, an object of options.
+    /// Reads the parameters; `None` if they are not a list of names, 32 at most, and, where there are any, an object of
+    /// options.
     pub(crate) fn parse(request: &Request<'a>) -> Option<Self> {
         let params: Vec<&'a RawValue> = request.params()?;
         let names: Vec<&'a RawValue> = serde_json::from_str(params.first()?.get()).ok()?;
+        if names.len() > MAX_NAMES {
+            return None;
+        }
         let options: HashMap<String, &'a RawValue> = match params.get(1) {
             Some(options) => serde_json::from_str::<Option<_>>(options.get()).ok()?.unwrap_or_default(),
             None => HashMap::new(),
@@ -149,5 +156,8 @@ mod tests {
         for bad in ["[]", "{}", "[{}]", "[[1]]", "[[\"info\"],7]", "null"] {
             assert_eq!(answer(bad), None, "{bad}");
         }
+        let many =
+            |count: usize| format!("[[{}]]", (0..count).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(","));
+        assert!(answer(&many(MAX_NAMES)).is_some() && answer(&many(MAX_NAMES + 1)).is_none());
     }
 }
