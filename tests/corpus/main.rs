@@ -136,7 +136,7 @@ fn peak_memory() -> u64 {
 
 /// Ten million inputs for the target that `SLUICE_FUZZ_TARGET` names, else for each of them (fuzz/README.md).
 #[test]
-#[ignore = "takes a quarter of an hour a target"]
+#[ignore = "takes minutes a target"]
 fn ten_million_inputs() {
     let wanted = std::env::var("SLUICE_FUZZ_TARGET").ok();
     let names = targets::ALL.map(|(name, _)| name);
