@@ -103,6 +103,7 @@ fn a_pool_that_accepts_everything_is_found_out() {
     assert_eq!(outcome.mismatches, 300 - verdicts.good.accepted);
     assert_eq!((outcome.counts.ready, outcome.counts.unanswered), (3, 0));
     assert_eq!(outcome.counts.unknown_calls, 3, "the message shown to each");
+    assert!(outcome.counts.surprise.as_ref().is_some_and(|said| said.contains("true")), "{outcome}");
     let shown = outcome.to_string();
     assert!(shown.contains(&format!("mismatches   {}", outcome.mismatches)), "{shown}");
     let json = serde_json::to_value(&outcome).unwrap();

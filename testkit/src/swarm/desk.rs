@@ -78,6 +78,9 @@ impl<'a> Desk<'a> {
             return Ok(Err(anyhow::anyhow!("an answer to share {id}, which does not wait for one")));
         };
         self.tally.verdicts.count(answered.expected, verdict, answered.overtaken);
+        if answered.expected != verdict && !answered.overtaken {
+            self.tally.counts.surprise.get_or_insert_with(|| String::from_utf8_lossy(line).into_owned());
+        }
         let accepted = verdict == Verdict::Accepted;
         self.tally.answer(answered.intended, now, self.in_window, accepted, slow);
         match answered.record {

@@ -175,6 +175,8 @@ pub struct Counts {
     pub unanswered: u64,
     /// Shares that were found while they were due, since none found ahead was left. They slow the generator down.
     pub found_late: u64,
+    /// What the pool said to a share that it should not have said, once.
+    pub surprise: Option<String>,
     /// Jobs received, counted per connection.
     pub notifies: u64,
     /// Calls of the pool that the generator does not know.
@@ -238,6 +240,7 @@ impl Tally {
         mine.closed_slow += its.closed_slow;
         mine.unanswered += its.unanswered;
         mine.found_late += its.found_late;
+        mine.surprise = mine.surprise.take().or_else(|| its.surprise.clone());
         mine.notifies += its.notifies;
         mine.unknown_calls += its.unknown_calls;
         mine.cpu_ns += its.cpu_ns;
@@ -397,6 +400,10 @@ impl Outcome {
             f,
             "mismatches   {} ({} more were overtaken by a clean job), {} unanswered, {} found late",
             self.mismatches, self.verdicts.overtaken, counts.unanswered, counts.found_late
-        )
+        )?;
+        match &counts.surprise {
+            Some(said) => writeln!(f, "             one of them was answered: {said}"),
+            None => Ok(()),
+        }
     }
 }
