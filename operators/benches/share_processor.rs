@@ -35,7 +35,6 @@ topics:
   share.submissions: {}
   share.checked: { direct: true }
   share.judged: { direct: true }
-  share.valid: { archive: true }
   share.rejected: { archive: true }
   share.tallies: { archive: true }
   difficulty.targets: {}
@@ -44,7 +43,7 @@ tables:
 operators:
   pool: { kind: pool, jobs: mining.jobs, shares: share.submissions, targets: difficulty.targets }
   verify: { kind: verify, in: share.submissions, tables: [jobs], out: share.checked }
-  dedupe: { kind: dedupe, in: share.checked, out: share.judged, valid: share.valid, rejected: share.rejected }
+  dedupe: { kind: dedupe, in: share.checked, out: share.judged, rejected: share.rejected }
   vardiff: { kind: vardiff, in: share.judged, out: difficulty.targets }
   tally: { kind: tally, in: share.judged, out: share.tallies }
 ";

@@ -2,6 +2,8 @@
 
 use sluice_topology::OperatorError;
 
+use crate::rows::Row;
+
 /// A sum of work and a number of shares: 24 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sum {
@@ -33,6 +35,16 @@ impl Sum {
         let Some(row) = row else { return Ok(Self::default()) };
         let Some((work, shares)) = row.split_first_chunk::<16>() else { return Err(damaged(row)) };
         Ok(Self { work: u128::from_be_bytes(*work), shares: read_u64(Some(shares))? })
+    }
+}
+
+impl Row for Sum {
+    fn read(row: &[u8]) -> Result<Self, OperatorError> {
+        Self::read(Some(row))
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.to_bytes());
     }
 }
 

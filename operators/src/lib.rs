@@ -7,6 +7,7 @@ pub mod assemble;
 mod codec;
 pub mod dedupe;
 pub mod ledger;
+mod rows;
 pub mod stats;
 pub mod submit;
 pub mod tables;
@@ -17,7 +18,7 @@ pub mod verify;
 #[cfg(test)]
 mod testing;
 
-use sluice_proto::{Body, RecordKind};
+use sluice_proto::RecordKind;
 use sluice_topology::{Input, Kind, OperatorError, TableKind};
 
 /// All operators, sorted by name.
@@ -36,10 +37,10 @@ pub static KINDS: &[&Kind] = &[
 pub static TABLES: &[&TableKind] = &[&tables::job_table::KIND, &tables::template_table::KIND];
 
 /// A record on a port that does not take its kind: the check of the topology should have refused the wiring.
-pub(crate) fn unexpected(operator: &str, input: &Input<'_>, body: Option<&Body>) -> OperatorError {
+pub(crate) fn unexpected(operator: &str, input: &Input<'_>) -> OperatorError {
     OperatorError::Record(format!(
         "{operator} cannot read a record of kind {} (input {}, {}/{} offset {})",
-        body.map_or("none", |body| RecordKind::of(body).name()),
+        RecordKind::of(input.record).name(),
         input.port,
         input.source.topic,
         input.source.partition,

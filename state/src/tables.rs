@@ -40,6 +40,8 @@ struct Table {
     expired_from: Option<Bytes>,
     /// Committed rows as read, absent ones included.
     cache: RefCell<HashMap<Bytes, Option<Bytes>>>,
+    /// Its user keeps the rows ([`Tables::put_over`]): then they are not kept here too.
+    kept_elsewhere: bool,
     digest: TableDigest,
 }
 
@@ -51,6 +53,7 @@ impl Table {
             expired_below: Bytes::new(),
             expired_from: None,
             cache: RefCell::default(),
+            kept_elsewhere: false,
             digest: TableDigest::default(),
         }
     }
@@ -77,7 +80,7 @@ impl Table {
     fn settle(&mut self) {
         let cache = self.cache.get_mut();
         let changed = std::mem::take(&mut self.changed);
-        if self.spec.group_prefix.is_some() {
+        if self.spec.group_prefix.is_some() || self.kept_elsewhere {
             cache.clear();
         } else {
             if cache.len() + changed.len() > CACHED_ROWS {
@@ -195,6 +198,20 @@ impl Tables {
         self.replace(table, key, old.as_deref(), Some(value))
     }
 
+    /// Sets `key`, whose row has the hash `old` ([`row_hash`]; `None`: there is no row): for who keeps a table's rows in
+    /// memory, it spares looking up the old one. A wrong `old` makes the table's digest wrong. Returns the hash of the
+    /// new row.
+    pub fn put_over(&mut self, table: usize, key: &[u8], old: Option<u128>, value: &[u8]) -> Result<u128, StateError> {
+        let scratch = &mut self.scratch;
+        let rows = self.tables.get_mut(table).ok_or_else(|| StateError::NoTable(format!("number {table}")))?;
+        let new = row_hash(scratch, key, value);
+        let group = rows.group(key)?;
+        rows.digest.replace(group, old, Some(new));
+        rows.kept_elsewhere = true;
+        rows.changed.insert(Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(value)));
+        Ok(new)
+    }
+
     /// Sets `key` unless it is there; tells whether it was set.
     pub fn insert(&mut self, table: usize, key: &[u8], value: &[u8]) -> Result<bool, StateError> {
         if self.get(table, key)?.is_some() {
@@ -219,12 +236,18 @@ impl Tables {
     /// [`StateError::Misuse`] if the table is not grouped or the prefix is too long.
     pub fn expire_below(&mut self, table: usize, prefix: &[u8]) -> Result<(), StateError> {
         let rows = self.tables.get_mut(table).ok_or_else(|| StateError::NoTable(format!("number {table}")))?;
-        match rows.spec.group_prefix {
+        let length = match rows.spec.group_prefix {
             None => return Err(rows.misuse("expiry of a range, but its rows are not grouped")),
             Some(length) if prefix.len() > length => return Err(rows.misuse("expiry by more than the group prefix")),
-            Some(_) => {}
-        }
-        if let Some(first) = rows.digest.expire_below(prefix) {
+            Some(length) => length,
+        };
+        // A group whose rows were all deleted since the last commit is in the changes only.
+        let deleted = rows
+            .changed
+            .range::<[u8], _>((Bound::Unbounded, Bound::Excluded(prefix)))
+            .next()
+            .map(|(key, _)| key.slice(..key.len().min(length)));
+        if let Some(first) = rows.digest.expire_below(prefix).into_iter().chain(deleted).min() {
             rows.changed = rows.changed.split_off(prefix);
             rows.expired_from = Some(rows.expired_from.take().map_or(first.clone(), |known| known.min(first)));
             if prefix > rows.expired_below.as_ref() {

@@ -164,6 +164,22 @@ fn expiry_takes_committed_and_uncommitted_rows() {
     });
 }
 
+/// The last row of a group is deleted, and the group expires before that is committed.
+#[test]
+fn expiry_does_not_bring_back_a_row_that_was_deleted() {
+    on_each(|backend| {
+        let mut tables = Tables::new(backend, specs()).unwrap();
+        tables.put(1, b"aa1", b"x").unwrap();
+        tables.commit().unwrap();
+        tables.put(1, b"ab1", b"x").unwrap();
+        tables.delete(1, b"aa1").unwrap();
+        tables.expire_below(1, b"ac").unwrap();
+        tables.commit().unwrap();
+        assert_eq!(tables.get(1, b"aa1").unwrap(), None);
+        assert_eq!(tables.rows(1).unwrap(), 0);
+    });
+}
+
 #[test]
 fn expiry_is_refused_where_rows_are_not_grouped() {
     on_each(|backend| {

@@ -11,6 +11,7 @@ use sluice_state::{Digest, Lineage, MemoryLimits, StateEnv, TableSpec, Tables, r
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize, Vec<u8>, Vec<u8>),
+    PutOver(usize, Vec<u8>, Vec<u8>),
     Insert(usize, Vec<u8>, Vec<u8>),
     Delete(usize, Vec<u8>),
     Expire(Vec<u8>),
@@ -28,6 +29,7 @@ fn op() -> impl Strategy<Value = Op> {
     let value = || proptest::collection::vec(any::<u8>(), 0..4);
     prop_oneof![
         4 => (0..2usize, key(), value()).prop_map(|(table, key, value)| Op::Put(table, key, value)),
+        2 => (0..2usize, key(), value()).prop_map(|(table, key, value)| Op::PutOver(table, key, value)),
         3 => (0..2usize, key(), value()).prop_map(|(table, key, value)| Op::Insert(table, key, value)),
         3 => (0..2usize, key()).prop_map(|(table, key)| Op::Delete(table, key)),
         1 => (0u8..7).prop_map(|group| Op::Expire(vec![group])),
@@ -81,6 +83,12 @@ fn run(env: &StateEnv, ops: &[Op]) {
         match op {
             Op::Put(table, key, value) => {
                 tables.put(*table, key, value).unwrap();
+                model[*table].insert(key.clone(), value.clone());
+            }
+            Op::PutOver(table, key, value) => {
+                let mut hash = |value: &Vec<u8>| row_hash(&mut Vec::new(), key, value);
+                let (old, new) = (model[*table].get(key).map(&mut hash), hash(value));
+                assert_eq!(tables.put_over(*table, key, old, value).unwrap(), new);
                 model[*table].insert(key.clone(), value.clone());
             }
             Op::Insert(table, key, value) => {

@@ -15,7 +15,7 @@ use crate::settings::Settings;
 ///
 /// No clock, randomness, network or iteration order of a hash map inside (invariant S2): time comes in records, memory
 /// is in `cx.state`, and what leaves goes through [`Context::emit`]. Fields of the operator itself may cache what is in
-/// the state, never hold what is not. The operators `submit` (of the role [`crate::Role::World`]) and `ledger` are the
+/// the state; what they hold beyond it, [`Operator::settle`] puts there before anything is committed. The operators `submit` (of the role [`crate::Role::World`]) and `ledger` are the
 /// exceptions for which [`Externals`] and [`Operator::flush`] exist.
 pub trait Operator: Send {
     /// Handles one record.
@@ -26,9 +26,20 @@ pub trait Operator: Send {
 
     /// The broadcast table (by its name as in [`crate::Kind::lookups`]) and the offset it must have applied before
     /// `record` can be processed. The task reads on in that table first.
-    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
+    fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {
         let _ = record;
         None
+    }
+
+    /// Called at the end of a batch, behind its last record: writes to the state what the operator has kept in its
+    /// fields, so that a row which many records of a batch change is written once. Where batches end must not show in
+    /// the rows: a replay cuts others (invariant S2).
+    ///
+    /// # Errors
+    /// An error stops the process; nothing is committed.
+    fn settle(&mut self, state: &mut StateView<'_>) -> Result<(), OperatorError> {
+        let _ = state;
+        Ok(())
     }
 
     /// Called after the outputs of a batch have become durable and before the state and `positions` are committed:
@@ -48,8 +59,10 @@ pub trait Operator: Send {
 pub struct Input<'a> {
     /// Name of the input port, as in the operator's [`crate::InputSpec`]s.
     pub port: &'static str,
-    /// The record.
-    pub record: &'a Envelope,
+    /// Event time of the record.
+    pub event_time: EventTime,
+    /// The record. Whoever gets the same record shares it, see [`Context::pass`].
+    pub record: &'a Arc<Body>,
     /// Where the task read it, or the record it was made from inside the task, from the log.
     pub source: &'a Source,
 }
@@ -94,6 +107,12 @@ impl<'a> Context<'a> {
 
     /// Sends a record to the output port `port`. Ports that the YAML leaves unwired swallow it.
     pub fn emit(&mut self, port: &'static str, key: Key, event_time: EventTime, body: Body) {
+        self.out.push(Emission { port, key, event_time, body: Arc::new(body) });
+    }
+
+    /// Sends the record at hand on as it is, without copying it.
+    pub fn pass(&mut self, port: &'static str, key: Key, input: &Input<'_>) {
+        let (event_time, body) = (input.event_time, Arc::clone(input.record));
         self.out.push(Emission { port, key, event_time, body });
     }
 
@@ -129,6 +148,12 @@ impl<'a> StateView<'a> {
     /// Sets `key`.
     pub fn put(&mut self, table: usize, key: &[u8], value: &[u8]) -> Result<(), StateError> {
         self.tables.put(self.first + table, key, value)
+    }
+
+    /// Sets `key`, whose row has the hash `old` ([`sluice_state::row_hash`]; `None`: there is no row): spares looking it
+    /// up. Returns the hash of the new row.
+    pub fn put_over(&mut self, table: usize, key: &[u8], old: Option<u128>, value: &[u8]) -> Result<u128, StateError> {
+        self.tables.put_over(self.first + table, key, old, value)
     }
 
     /// Sets `key` unless it is there; tells whether it was set.
@@ -169,7 +194,7 @@ pub struct Emission {
     /// Event time of the record.
     pub event_time: EventTime,
     /// The record.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// What picks the partition of a record.
@@ -177,6 +202,8 @@ pub struct Emission {
 pub enum Key {
     /// These bytes, by murmur2.
     Bytes(Bytes),
+    /// The session with this id: its 8 bytes, big-endian, by murmur2.
+    Session(u64),
     /// The partition with this number.
     Partition(u32),
     /// A copy to each partition.
@@ -185,8 +212,8 @@ pub enum Key {
 
 impl Key {
     /// The key of a session.
-    pub fn session(id: u64) -> Self {
-        Self::Bytes(Bytes::copy_from_slice(&id.to_be_bytes()))
+    pub const fn session(id: u64) -> Self {
+        Self::Session(id)
     }
 }
 

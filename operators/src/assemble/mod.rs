@@ -4,7 +4,7 @@
 mod tests;
 
 use sluice_mining::{block, header_hash, wire};
-use sluice_proto::v1::{Candidate, Envelope, SolvedBlock};
+use sluice_proto::v1::{Candidate, SolvedBlock};
 use sluice_proto::{Body, EventTime, Offset, RecordKind};
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
@@ -38,10 +38,10 @@ struct Assemble;
 
 impl Operator for Assemble {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let Some(Body::Candidate(candidate)) = &input.record.body else {
-            return Err(crate::unexpected("assemble", input, input.record.body.as_ref()));
+        let Body::Candidate(candidate) = &**input.record else {
+            return Err(crate::unexpected("assemble", input));
         };
-        let time = input.record.event_time();
+        let time = input.event_time;
         match solve(candidate, time, cx.lookup::<TemplateTable>("template_table")?) {
             Ok(solved) => cx.emit("out", Key::Bytes(solved.hash.clone()), time, Body::SolvedBlock(solved)),
             // The record stays in its topic: nothing is lost, but no node would take this block.
@@ -55,9 +55,9 @@ impl Operator for Assemble {
         Ok(())
     }
 
-    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
-        match &record.body {
-            Some(Body::Candidate(candidate)) => Some(("template_table", Offset::new(candidate.template_clock))),
+    fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {
+        match record {
+            Body::Candidate(candidate) => Some(("template_table", Offset::new(candidate.template_clock))),
             _ => None,
         }
     }

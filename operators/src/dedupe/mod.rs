@@ -1,20 +1,24 @@
-//! `dedupe`: a header counts once (DESIGN 6). Hashes are kept per job and go with the job, in one range delete.
+//! `dedupe`: a header counts once (DESIGN 6). Headers are kept per job and go with the job, in one range delete.
 //!
 //! Writes everything, in order, to `out`; copies of the verdicts to `valid`, `rejected` and `stale` (docs/adr/0002).
 
+mod headers;
 #[cfg(test)]
 mod tests;
 
 use sluice_proto::v1::{Reason, Verdict};
 use sluice_proto::{Body, RecordKind};
+use sluice_topology::operator::StateView;
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
     StateTable,
 };
 
-/// Job id (8 bytes, big-endian) and header hash (32 bytes), without a value.
-const HASHES: usize = 0;
-/// One row: the smallest job id whose hashes are still there.
+use headers::Headers;
+
+/// Job id (8 bytes, big-endian) and number of the row (4 bytes) -> accepted headers ([`Headers`]).
+const HEADERS: usize = 0;
+/// One row: the smallest job id whose headers are still there.
 const MARKS: usize = 1;
 const LIVE_FROM: &[u8] = b"live_from";
 
@@ -41,69 +45,91 @@ pub static KIND: Kind = Kind {
     ],
     lookups: &[],
     settings: &[],
-    state: &[StateTable { name: "hashes", group_prefix: Some(8) }, StateTable { name: "marks", group_prefix: None }],
+    state: &[StateTable { name: "headers", group_prefix: Some(8) }, StateTable { name: "marks", group_prefix: None }],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };
 
 fn build(_: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
-    Ok(Box::new(Dedupe { live_from: None }))
+    Ok(Box::new(Dedupe { kept: None }))
 }
 
 struct Dedupe {
-    /// The mark in the state, once read.
-    live_from: Option<u64>,
+    /// What is in the state, once read.
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    live_from: u64,
+    headers: Headers,
 }
 
 impl Operator for Dedupe {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let time = input.record.event_time();
-        match &input.record.body {
-            Some(Body::Verdict(verdict)) => {
-                self.expire(verdict.live_from_job, cx)?;
-                let mut verdict = verdict.clone();
-                if verdict.reason() == Reason::Accepted && !first_time(&verdict, cx)? {
-                    verdict.set_reason(Reason::Duplicate);
-                }
-                let copy = match verdict.reason() {
-                    Reason::Accepted => "valid",
-                    Reason::Stale => "stale",
-                    _ => "rejected",
-                };
-                let key = Key::session(verdict.session);
-                cx.emit(copy, key.clone(), time, Body::Verdict(verdict.clone()));
-                cx.emit("out", key, time, Body::Verdict(verdict));
+        match &**input.record {
+            Body::Verdict(verdict) => self.verdict(verdict, input, cx),
+            Body::Tick(_) => {
+                cx.pass("out", Key::Partition(input.source.partition), input);
+                Ok(())
             }
-            Some(Body::Tick(tick)) => cx.emit("out", Key::Partition(input.source.partition), time, Body::Tick(*tick)),
-            other => return Err(crate::unexpected("dedupe", input, other.as_ref())),
+            _ => Err(crate::unexpected("dedupe", input)),
         }
-        Ok(())
+    }
+
+    fn settle(&mut self, state: &mut StateView<'_>) -> Result<(), OperatorError> {
+        self.kept.as_mut().map_or(Ok(()), |kept| kept.headers.settle(HEADERS, state))
     }
 }
 
 impl Dedupe {
-    /// Forgets the hashes of jobs before `live_from`, if that has grown.
-    fn expire(&mut self, live_from: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let mark = match self.live_from {
-            Some(mark) => mark,
-            None => crate::codec::read_u64(cx.state.get(MARKS, LIVE_FROM)?.as_deref())?,
+    fn verdict(&mut self, verdict: &Verdict, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let kept = match &mut self.kept {
+            Some(kept) => kept,
+            none => none.insert(Kept::read(&cx.state)?),
         };
-        self.live_from = Some(mark.max(live_from));
-        if live_from > mark {
-            cx.state.expire_below(HASHES, &live_from.to_be_bytes())?;
+        kept.expire(verdict.live_from_job, cx)?;
+        let key = Key::session(verdict.session);
+        if verdict.reason() == Reason::Accepted && !kept.headers.accept(verdict.job_id, header(verdict)?)? {
+            let mut repeated = verdict.clone();
+            repeated.set_reason(Reason::Duplicate);
+            cx.emit("rejected", key.clone(), input.event_time, Body::Verdict(repeated.clone()));
+            cx.emit("out", key, input.event_time, Body::Verdict(repeated));
+            return Ok(());
+        }
+        let copy = match verdict.reason() {
+            Reason::Accepted => "valid",
+            Reason::Stale => "stale",
+            _ => "rejected",
+        };
+        cx.pass(copy, key.clone(), input);
+        cx.pass("out", key, input);
+        Ok(())
+    }
+}
+
+impl Kept {
+    fn read(state: &StateView<'_>) -> Result<Self, OperatorError> {
+        let live_from = crate::codec::read_u64(state.get(MARKS, LIVE_FROM)?.as_deref())?;
+        Ok(Self { live_from, headers: Headers::read(HEADERS, state)? })
+    }
+
+    /// Forgets the headers of jobs before `live_from`, if that has grown.
+    fn expire(&mut self, live_from: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        if live_from > self.live_from {
+            self.live_from = live_from;
+            // What is not written yet must not come back behind the removal.
+            self.headers.settle(HEADERS, &mut cx.state)?;
+            self.headers.expire_below(live_from);
+            cx.state.expire_below(HEADERS, &live_from.to_be_bytes())?;
             cx.state.put(MARKS, LIVE_FROM, &live_from.to_be_bytes())?;
         }
         Ok(())
     }
 }
 
-/// Takes the header's place in the set; false if it was taken.
-fn first_time(verdict: &Verdict, cx: &mut Context<'_>) -> Result<bool, OperatorError> {
-    let mut key = [0_u8; 40];
-    key[..8].copy_from_slice(&verdict.job_id.to_be_bytes());
-    let hash: &[u8; 32] = verdict.header_hash[..].try_into().map_err(|_| {
+/// The header hash of an accepted verdict.
+fn header(verdict: &Verdict) -> Result<[u8; 32], OperatorError> {
+    verdict.header_hash[..].try_into().map_err(|_| {
         OperatorError::Record(format!("an accepted verdict with a header hash of {} bytes", verdict.header_hash.len()))
-    })?;
-    key[8..].copy_from_slice(hash);
-    Ok(cx.state.insert(HASHES, &key, &[])?)
+    })
 }

@@ -101,16 +101,16 @@ type Rows = BTreeMap<(Arc<str>, u32), Offset>;
 
 impl Operator for Ledger {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let event = match &input.record.body {
-            Some(Body::Tally(tally)) => LedgerEvent::Tally(tally.clone()),
-            Some(Body::SliceEnd(end)) => LedgerEvent::SliceEnd(*end),
-            Some(Body::BlockOutcome(outcome)) => LedgerEvent::Outcome(outcome.clone()),
-            other => return Err(crate::unexpected("ledger", input, other.as_ref())),
+        let event = match &**input.record {
+            Body::Tally(tally) => LedgerEvent::Tally(tally.clone()),
+            Body::SliceEnd(end) => LedgerEvent::SliceEnd(*end),
+            Body::BlockOutcome(outcome) => LedgerEvent::Outcome(outcome.clone()),
+            _ => return Err(crate::unexpected("ledger", input)),
         };
         self.note(input.source, cx)?;
         let Source { topic, partition, partitions, offset } = input.source.clone();
         let source = RecordSource { topic, partition, partitions, offset };
-        self.batch.records.push(LedgerRecord { source, event_time: input.record.event_time(), event });
+        self.batch.records.push(LedgerRecord { source, event_time: input.event_time, event });
         Ok(())
     }
 

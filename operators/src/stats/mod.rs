@@ -76,9 +76,9 @@ struct Stats {
 
 impl Operator for Stats {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        match &input.record.body {
-            Some(Body::Tally(tally)) => count(tally, cx),
-            Some(Body::SliceEnd(end)) => {
+        match &**input.record {
+            Body::Tally(tally) => count(tally, cx),
+            Body::SliceEnd(end) => {
                 let now = end.slice.saturating_mul(u64::from(end.slice_ms));
                 for (table, keep) in [MINUTES, TENS].into_iter().zip(self.keep_ms) {
                     let oldest = now.saturating_sub(keep) / BUCKETS[table];
@@ -86,7 +86,7 @@ impl Operator for Stats {
                 }
                 Ok(())
             }
-            other => Err(crate::unexpected("stats", input, other.as_ref())),
+            _ => Err(crate::unexpected("stats", input)),
         }
     }
 }

@@ -86,20 +86,20 @@ struct Submit {
 
 impl Operator for Submit {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let time = input.record.event_time();
-        match &input.record.body {
-            Some(Body::SolvedBlock(block)) => {
+        let time = input.event_time;
+        match &**input.record {
+            Body::SolvedBlock(block) => {
                 let new = cx.state.get(BLOCKS, &block.hash)?.is_none() && cx.state.get(UNSENT, &block.hash)?.is_none();
                 if new {
                     self.send(block, time, cx)?;
                 }
                 self.resend(new.then_some(&block.hash[..]), time, cx)
             }
-            Some(Body::Job(job)) => {
+            Body::Job(job) => {
                 self.resend(None, time, cx)?;
                 if job.clean { self.follow(job.height, time, cx) } else { Ok(()) }
             }
-            other => Err(crate::unexpected("submit", input, other.as_ref())),
+            _ => Err(crate::unexpected("submit", input)),
         }
     }
 }

@@ -15,12 +15,14 @@ use bytes::Bytes;
 use sluice_mining::Work;
 use sluice_proto::v1::{Reason, ReasonCount, SliceEnd, Tally, Verdict, WorkAt};
 use sluice_proto::{Body, EventTime, RecordKind};
+use sluice_topology::operator::StateView;
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
     SettingSpec, SettingType, StateTable,
 };
 
 use crate::codec::{Sum, damaged, push_text, read_u64, split_text};
+use crate::rows::Rows;
 
 /// Slice (8 bytes), account, worker, kind (1 byte), nbits or reason (4 bytes) -> [`Sum`].
 const SUMS: usize = 0;
@@ -68,7 +70,7 @@ fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
         return Err(OperatorError::Setting(format!("{}: slice must be from 1 ms to 49 days", cx.name)));
     }
     let silence = u64::try_from(cx.settings.duration("silence").as_nanos()).unwrap_or(u64::MAX);
-    Ok(Box::new(TallyOperator { slice_ms, silence, clock: None }))
+    Ok(Box::new(TallyOperator { slice_ms, silence, clock: None, sums: Rows::of(SUMS), key: Vec::new() }))
 }
 
 struct TallyOperator {
@@ -77,6 +79,9 @@ struct TallyOperator {
     silence: u64,
     /// The rows of the table `clock`, once read.
     clock: Option<Clock>,
+    sums: Rows<Sum>,
+    /// Of a row; kept for its memory.
+    key: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -87,15 +92,19 @@ struct Clock {
 
 impl Operator for TallyOperator {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let time = input.record.event_time();
-        match &input.record.body {
-            Some(Body::Verdict(verdict)) => {
+        let time = input.event_time;
+        match &**input.record {
+            Body::Verdict(verdict) => {
                 let open = self.advance(verdict.gateway, time, input, cx)?;
                 self.count(verdict, self.slice_of(time).max(open), cx)
             }
-            Some(Body::Tick(tick)) => self.advance(tick.gateway, time, input, cx).map(|_| ()),
-            other => Err(crate::unexpected("tally", input, other.as_ref())),
+            Body::Tick(tick) => self.advance(tick.gateway, time, input, cx).map(|_| ()),
+            _ => Err(crate::unexpected("tally", input)),
         }
+    }
+
+    fn settle(&mut self, state: &mut StateView<'_>) -> Result<(), OperatorError> {
+        self.sums.settle(state)
     }
 }
 
@@ -129,6 +138,9 @@ impl TallyOperator {
             let mut key = [b'g', 0, 0, 0, 0];
             key[1..].copy_from_slice(&gateway.to_be_bytes());
             cx.state.put(CLOCK, &key, &coarse.nanos().to_be_bytes())?;
+        } else if let Some(open) = clock.open {
+            // Where no stamp has moved, time has not either.
+            return Ok(open);
         }
         let newest = clock.stamps.values().max().copied().unwrap_or(time);
         let live = clock.stamps.values().filter(|stamp| newest.nanos_since(**stamp) <= self.silence);
@@ -146,39 +158,28 @@ impl TallyOperator {
         Ok(now)
     }
 
-    fn count(&self, verdict: &Verdict, slice: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+    fn count(&mut self, verdict: &Verdict, slice: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         let reason = verdict.reason();
         let (kind, detail) = match reason {
             Reason::Accepted => (ACCEPTED, verdict.nbits),
             _ => (REJECTED, reason as u32),
         };
-        let mut key = slice.to_be_bytes().to_vec();
-        push_text(&mut key, &verdict.account);
-        push_text(&mut key, &verdict.worker);
+        let key = &mut self.key;
+        key.clear();
+        key.extend_from_slice(&slice.to_be_bytes());
+        push_text(key, &verdict.account);
+        push_text(key, &verdict.worker);
         key.push(kind);
         key.extend_from_slice(&detail.to_be_bytes());
         let share = Sum { work: Work::from_parts(verdict.work_hi, verdict.work_lo).get(), shares: 1 };
-        let sum = Sum::read(cx.state.get(SUMS, &key)?.as_deref())?.add(share)?;
-        Ok(cx.state.put(SUMS, &key, &sum.to_bytes())?)
+        let sum = self.sums.change(key, &cx.state, Sum::default)?;
+        *sum = sum.add(share)?;
+        Ok(())
     }
 
     /// Writes the sums of the slices before `open`, in order, and the marker behind them.
-    fn close_before(&self, open: u64, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let mut rows: Vec<(Vec<u8>, Sum)> = Vec::new();
-        let mut failed = None;
-        cx.state.scan(SUMS, &[], Some(&open.to_be_bytes()), &mut |key, value| match Sum::read(Some(value)) {
-            Ok(sum) => {
-                rows.push((key.to_vec(), sum));
-                true
-            }
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
+    fn close_before(&mut self, open: u64, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let rows = self.sums.take(&cx.state, |key, _| key < &open.to_be_bytes()[..])?;
         let mut tally: Option<Tally> = None;
         for (key, sum) in rows {
             let row = Row::read(&key)?;

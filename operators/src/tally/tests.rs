@@ -1,7 +1,8 @@
+use crate::testing::Sent;
 use proptest::prelude::*;
 use sluice_proto::v1::{Reason, SliceEnd, Tally, Verdict};
 use sluice_proto::{Body, EventTime};
-use sluice_topology::{Emission, Key, SettingValue};
+use sluice_topology::{Key, SettingValue};
 
 use super::*;
 use crate::testing::Rig;
@@ -13,17 +14,17 @@ const FIRST: u64 = START / 10;
 const WORK: u64 = 0x1_0001_0001;
 
 /// A share of `session` at gateway 0, received at `millis`.
-fn share(rig: &mut Rig, session: u64, millis: u64) -> Vec<Emission> {
+fn share(rig: &mut Rig, session: u64, millis: u64) -> Vec<Sent> {
     let verdict = Verdict { gateway: 0, ..verdict(session, millis, Reason::Accepted) };
     rig.give("in", at(millis), Body::Verdict(verdict))
 }
 
-fn tick_of(rig: &mut Rig, gateway: u32, millis: u64) -> Vec<Emission> {
+fn tick_of(rig: &mut Rig, gateway: u32, millis: u64) -> Vec<Sent> {
     rig.give("in", at(millis), Body::Tick(tick(gateway, 1)))
 }
 
 /// Slices, from the first, whose end was written.
-fn ended(out: &[Emission]) -> Vec<u64> {
+fn ended(out: &[Sent]) -> Vec<u64> {
     let ends = out.iter().filter_map(|emission| match &emission.body {
         Body::SliceEnd(end) => Some(end.slice - FIRST),
         _ => None,
@@ -31,7 +32,7 @@ fn ended(out: &[Emission]) -> Vec<u64> {
     ends.collect()
 }
 
-fn tallies(out: &[Emission]) -> Vec<Tally> {
+fn tallies(out: &[Sent]) -> Vec<Tally> {
     let tallies = out.iter().filter_map(|emission| match &emission.body {
         Body::Tally(tally) => Some(tally.clone()),
         _ => None,
@@ -40,7 +41,7 @@ fn tallies(out: &[Emission]) -> Vec<Tally> {
 }
 
 /// Slice (from the first), account, worker and accepted shares.
-fn counts(out: &[Emission]) -> Vec<(u64, String, String, u64)> {
+fn counts(out: &[Sent]) -> Vec<(u64, String, String, u64)> {
     let all = tallies(out).into_iter();
     let shares = |tally: &Tally| tally.accepted.iter().map(|at| at.shares).sum();
     all.map(|tally| (tally.slice - FIRST, tally.account.clone(), tally.worker.clone(), shares(&tally))).collect()

@@ -13,7 +13,7 @@ use sluice_proto::{Body, EventTime, Offset};
 use sluice_state::{Digest, Lineage, Reader, StateEnv, TableSpec, Tables};
 use sluice_topology::operator::StateView;
 use sluice_topology::{
-    BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Kind, Lookups, Operator,
+    BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Kind, Lookups, Operator,
     OperatorError, SettingType, SettingValue, Settings, Source,
 };
 
@@ -84,7 +84,7 @@ impl Rig {
     }
 
     /// Gives the operator the next record of partition 0, which is the only one.
-    pub(crate) fn give(&mut self, port: &'static str, time: EventTime, body: Body) -> Vec<Emission> {
+    pub(crate) fn give(&mut self, port: &'static str, time: EventTime, body: Body) -> Vec<Sent> {
         self.give_of(port, (0, 1), time, body).unwrap()
     }
 
@@ -95,24 +95,24 @@ impl Rig {
         (partition, partitions): (u32, u32),
         time: EventTime,
         body: Body,
-    ) -> Result<Vec<Emission>, OperatorError> {
+    ) -> Result<Vec<Sent>, OperatorError> {
         let next = self.next.entry((port, partition)).or_insert(1);
         let source = Source { topic: topic(port), partition, partitions, offset: Offset::new(*next) };
         *next += 1;
-        let record = Envelope::new(time, Default::default(), body);
-        let mut out = Vec::new();
+        let (record, mut out) = (Arc::new(body), Vec::new());
         let mut context = Context::new(StateView::new(&mut self.tables, 0), &self.lookups, &mut out);
-        self.operator.process(&Input { port, record: &record, source: &source }, &mut context)?;
-        Ok(out)
+        self.operator.process(&Input { port, event_time: time, record: &record, source: &source }, &mut context)?;
+        Ok(out.into_iter().map(Sent::from).collect())
     }
 
     /// What `record` makes the operator wait for.
     pub(crate) fn requires(&self, body: Body) -> Option<(&'static str, Offset)> {
-        self.operator.requires(&Envelope::new(EventTime::default(), Default::default(), body))
+        self.operator.requires(&body)
     }
 
-    /// Flushes, with the positions behind all records given.
+    /// Ends the batch: settles and flushes, with the positions behind all records given.
     pub(crate) fn flush(&mut self) -> Result<(), OperatorError> {
+        self.settle();
         let position = |((port, partition), next): (&(&'static str, u32), &u64)| InputPosition {
             topic: topic(port),
             partition: *partition,
@@ -120,6 +120,10 @@ impl Rig {
         };
         let positions: Vec<_> = self.next.iter().map(position).collect();
         self.operator.flush(&positions)
+    }
+
+    fn settle(&mut self) {
+        self.operator.settle(&mut StateView::new(&mut self.tables, 0)).unwrap();
     }
 
     /// Flushes and commits.
@@ -142,19 +146,40 @@ impl Rig {
     }
 
     /// Number of rows of the operator's table `name`, uncommitted changes included.
-    pub(crate) fn rows(&self, name: &str) -> u64 {
+    pub(crate) fn rows(&mut self, name: &str) -> u64 {
+        self.settle();
         let table = self.kind.state.iter().position(|table| table.name == name).unwrap();
         self.tables.rows(table).unwrap()
     }
 
     /// Digest of each of the operator's tables, uncommitted changes included.
-    pub(crate) fn digests(&self) -> Vec<(String, Digest)> {
+    pub(crate) fn digests(&mut self) -> Vec<(String, Digest)> {
+        self.settle();
         self.tables.digests()
     }
 
     /// Committed state; tables are named `operator.table` with the kind's name.
     pub(crate) fn reader(&self) -> Arc<dyn Reader> {
         self.tables.reader()
+    }
+}
+
+/// What an operator has sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    /// Output port.
+    pub(crate) port: &'static str,
+    /// What picks the partition.
+    pub(crate) key: Key,
+    /// Event time of the record.
+    pub(crate) event_time: EventTime,
+    /// The record.
+    pub(crate) body: Body,
+}
+
+impl From<Emission> for Sent {
+    fn from(Emission { port, key, event_time, body }: Emission) -> Self {
+        Self { port, key, event_time, body: Arc::unwrap_or_clone(body) }
     }
 }
 
@@ -210,6 +235,6 @@ fn duration(text: &str) -> Duration {
 }
 
 /// The bodies sent to `port`.
-pub(crate) fn to(port: &str, emissions: &[Emission]) -> Vec<Body> {
+pub(crate) fn to(port: &str, emissions: &[Sent]) -> Vec<Body> {
     emissions.iter().filter(|emission| emission.port == port).map(|emission| emission.body.clone()).collect()
 }

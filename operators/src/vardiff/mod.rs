@@ -11,12 +11,14 @@ mod tests;
 use sluice_mining::Difficulty;
 use sluice_proto::v1::{DifficultyTarget, Reason, Verdict};
 use sluice_proto::{Body, EventTime, RecordKind};
+use sluice_topology::operator::StateView;
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
     SettingSpec, SettingType, StateTable,
 };
 
 use crate::codec::read_u64;
+use crate::rows::Rows;
 use row::Session;
 
 /// Session (8 bytes) -> [`Session`].
@@ -82,11 +84,12 @@ fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
         return Err(OperatorError::Setting(format!("{}: min_difficulty is above max_difficulty", cx.name)));
     }
     let per_minute = u128::from(cx.settings.integer("shares_per_minute").max(1));
-    Ok(Box::new(Vardiff { rules: Rules { per_minute, min, max } }))
+    Ok(Box::new(Vardiff { rules: Rules { per_minute, min, max }, sessions: Rows::of(SESSIONS) }))
 }
 
 struct Vardiff {
     rules: Rules,
+    sessions: Rows<Session>,
 }
 
 /// What decisions depend on besides a session's row.
@@ -99,57 +102,60 @@ pub(crate) struct Rules {
 
 impl Operator for Vardiff {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let time = input.record.event_time();
-        match &input.record.body {
-            Some(Body::Verdict(verdict)) => self.share(verdict, time, cx),
-            Some(Body::Tick(_)) => self.sweep(time, cx),
-            other => Err(crate::unexpected("vardiff", input, other.as_ref())),
+        let time = input.event_time;
+        match &**input.record {
+            Body::Verdict(verdict) => self.share(verdict, time, cx),
+            Body::Tick(_) => self.sweep(time, cx),
+            _ => Err(crate::unexpected("vardiff", input)),
         }
+    }
+
+    fn settle(&mut self, state: &mut StateView<'_>) -> Result<(), OperatorError> {
+        self.sessions.settle(state)
     }
 }
 
 impl Vardiff {
-    fn share(&self, verdict: &Verdict, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let key = verdict.session.to_be_bytes();
-        let mut session = match cx.state.get(SESSIONS, &key)? {
-            Some(row) => Session::read(&row)?,
-            None => Session::new(verdict.gateway, verdict.difficulty, time),
-        };
+    fn share(&mut self, verdict: &Verdict, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let new = || Session::new(verdict.gateway, verdict.difficulty, time);
+        let session = self.sessions.change(&verdict.session.to_be_bytes(), &cx.state, new)?;
         if verdict.reason() == Reason::Accepted {
             session.add(time, verdict.difficulty);
         }
-        self.decide(verdict.session, &mut session, time, cx);
-        Ok(cx.state.put(SESSIONS, &key, &session.to_bytes())?)
+        if let Some(difficulty) = session.decide(&self.rules, time) {
+            emit(verdict.session, session.gateway, difficulty, time, cx);
+        }
+        Ok(())
     }
 
     /// Looks at all sessions: only silence can tell that one has become slow.
-    fn sweep(&self, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+    fn sweep(&mut self, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         let swept = EventTime::from_nanos(read_u64(cx.state.get(MARKS, SWEPT)?.as_deref())?);
         if time.nanos_since(swept) < SWEEP {
             return Ok(());
         }
         cx.state.put(MARKS, SWEPT, &time.nanos().to_be_bytes())?;
-        let mut rows = Vec::new();
-        cx.state.scan(SESSIONS, &[], None, &mut |key, value| {
-            rows.push((read_u64(Some(key)), Session::read(value)));
-            true
-        })?;
-        for (id, session) in rows {
-            let (id, mut session) = (id?, session?);
-            if time.nanos_since(session.last_share) > FORGET {
-                cx.state.delete(SESSIONS, &id.to_be_bytes())?;
-            } else if self.decide(id, &mut session, time, cx) {
-                cx.state.put(SESSIONS, &id.to_be_bytes(), &session.to_bytes())?;
+        let forgotten = |_: &[u8], session: &Session| time.nanos_since(session.last_share) > FORGET;
+        for (key, _) in self.sessions.take(&cx.state, forgotten)? {
+            cx.state.delete(SESSIONS, &key)?;
+        }
+        let mut decided: Vec<(Box<[u8]>, Session)> = Vec::new();
+        for (key, session) in self.sessions.sorted(&cx.state)? {
+            let mut session = session.clone();
+            if let Some(difficulty) = session.decide(&self.rules, time) {
+                let id = read_u64(Some(key))?;
+                emit(id, session.gateway, difficulty, time, cx);
+                decided.push((Box::from(key), session));
             }
+        }
+        for (key, session) in decided {
+            self.sessions.set(&key, session);
         }
         Ok(())
     }
+}
 
-    /// Writes a new difficulty if the session's windows ask for one; tells whether they did.
-    fn decide(&self, id: u64, session: &mut Session, time: EventTime, cx: &mut Context<'_>) -> bool {
-        let Some(difficulty) = session.decide(&self.rules, time) else { return false };
-        let target = DifficultyTarget { session: id, difficulty, gateway: session.gateway };
-        cx.emit("out", Key::session(id), time, Body::DifficultyTarget(target));
-        true
-    }
+fn emit(session: u64, gateway: u32, difficulty: u64, time: EventTime, cx: &mut Context<'_>) {
+    let target = DifficultyTarget { session, difficulty, gateway };
+    cx.emit("out", Key::session(session), time, Body::DifficultyTarget(target));
 }

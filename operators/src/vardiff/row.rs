@@ -19,6 +19,7 @@ use sluice_topology::OperatorError;
 
 use super::Rules;
 use crate::codec::damaged;
+use crate::rows::Row;
 
 /// Length of a slot, nanoseconds.
 const SLOT: u64 = 30_000_000_000;
@@ -46,8 +47,6 @@ const SLIGHT: u64 = 16;
 const SLOT_SIZE: usize = 16 + 4;
 /// Bytes of a row before its slots.
 const HEAD: usize = 4 + 6 * 8 + 4 + 1;
-/// Bytes of a row.
-const SIZE: usize = HEAD + SLOT_SIZE * SLOTS;
 
 /// What is kept of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,56 +240,53 @@ impl Session {
         self.since = EventTime::from_nanos(time.nanos().saturating_sub(window.elapsed));
         self.slots[window.whole + 1..].fill(Slot::default());
     }
+}
 
-    pub(super) fn to_bytes(&self) -> [u8; SIZE] {
-        let mut bytes = [0; SIZE];
-        bytes[..4].copy_from_slice(&self.gateway.to_be_bytes());
-        let words = [
-            self.difficulty,
-            self.measured,
-            self.issued,
-            self.since.nanos(),
-            self.slot.nanos(),
-            self.last_share.nanos(),
-        ];
-        for (to, value) in bytes[4..52].chunks_mut(8).zip(words) {
-            to.copy_from_slice(&value.to_be_bytes());
+impl Row for Session {
+    fn read(row: &[u8]) -> Result<Self, OperatorError> {
+        let (head, rest) = row.split_first_chunk::<HEAD>().ok_or_else(|| damaged(row))?;
+        let (stored, []) = rest.as_chunks::<SLOT_SIZE>() else { return Err(damaged(row)) };
+        if stored.len() > SLOTS {
+            return Err(damaged(row));
         }
-        bytes[52..56].copy_from_slice(&self.based_on.to_be_bytes());
-        bytes[56] = u8::from(self.proven);
-        for (to, slot) in bytes[HEAD..].chunks_mut(SLOT_SIZE).zip(self.slots) {
-            to[..16].copy_from_slice(&slot.sum.to_be_bytes());
-            to[16..].copy_from_slice(&slot.shares.to_be_bytes());
-        }
-        bytes
-    }
-
-    pub(super) fn read(row: &[u8]) -> Result<Self, OperatorError> {
-        let bytes: &[u8; SIZE] = row.try_into().map_err(|_| damaged(row))?;
         let mut slots = [Slot::default(); SLOTS];
-        for (number, slot) in slots.iter_mut().enumerate() {
-            let at = HEAD + SLOT_SIZE * number;
-            *slot =
-                Slot { sum: u128::from_be_bytes(part(bytes, at)), shares: u32::from_be_bytes(part(bytes, at + 16)) };
+        for (slot, stored) in slots.iter_mut().zip(stored) {
+            *slot = Slot { sum: u128::from_be_bytes(part(stored, 0)), shares: u32::from_be_bytes(part(stored, 16)) };
         }
-        let word = |at: usize| u64::from_be_bytes(part(bytes, at));
+        let word = |at: usize| u64::from_be_bytes(part(head, at));
         Ok(Self {
-            gateway: u32::from_be_bytes(part(bytes, 0)),
+            gateway: u32::from_be_bytes(part(head, 0)),
             difficulty: word(4).max(1),
             measured: word(12).max(1),
             issued: word(20).max(1),
             since: EventTime::from_nanos(word(28)),
             slot: EventTime::from_nanos(word(36)),
             last_share: EventTime::from_nanos(word(44)),
-            based_on: u32::from_be_bytes(part(bytes, 52)),
-            proven: bytes[56] != 0,
+            based_on: u32::from_be_bytes(part(head, 52)),
+            proven: head[56] != 0,
             slots,
         })
+    }
+
+    /// Empty slots at the end are left out.
+    fn write(&self, to: &mut Vec<u8>) {
+        to.extend_from_slice(&self.gateway.to_be_bytes());
+        let times = [self.since, self.slot, self.last_share].map(EventTime::nanos);
+        for word in [self.difficulty, self.measured, self.issued].into_iter().chain(times) {
+            to.extend_from_slice(&word.to_be_bytes());
+        }
+        to.extend_from_slice(&self.based_on.to_be_bytes());
+        to.push(u8::from(self.proven));
+        let used = self.slots.iter().rposition(|slot| *slot != Slot::default()).map_or(0, |last| last + 1);
+        for slot in &self.slots[..used] {
+            to.extend_from_slice(&slot.sum.to_be_bytes());
+            to.extend_from_slice(&slot.shares.to_be_bytes());
+        }
     }
 }
 
 /// The `N` bytes of a row from `at` on.
-fn part<const N: usize>(row: &[u8; SIZE], at: usize) -> [u8; N] {
+fn part<const N: usize>(row: &[u8], at: usize) -> [u8; N] {
     let mut part = [0; N];
     part.copy_from_slice(&row[at..at + N]);
     part

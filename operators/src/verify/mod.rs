@@ -5,7 +5,7 @@ mod tests;
 
 use bytes::Bytes;
 use sluice_mining::{JobTable, Judgement};
-use sluice_proto::v1::{Envelope, Submission, Verdict};
+use sluice_proto::v1::{Submission, Verdict};
 use sluice_proto::{Body, Offset, RecordKind};
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
@@ -54,29 +54,29 @@ struct Verify {
 
 impl Operator for Verify {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let time = input.record.event_time();
-        match &input.record.body {
-            Some(Body::Submission(submission)) => {
+        let time = input.event_time;
+        match &**input.record {
+            Body::Submission(submission) => {
                 let clock = self.advance(submission.job_clock, cx)?;
                 let jobs = cx.lookup::<JobTableState>("job_table")?;
                 let verdict =
                     jobs.as_of(clock, |jobs| verdict(submission, jobs, &jobs.judge(submission, time), input))?;
                 cx.emit("out", Key::session(submission.session), time, Body::Verdict(verdict));
             }
-            Some(Body::Tick(tick)) => {
+            Body::Tick(tick) => {
                 let clock = self.advance(tick.job_clock, cx)?;
                 cx.lookup::<JobTableState>("job_table")?.as_of(clock, |_| ())?;
                 cx.emit("out", Key::Partition(input.source.partition), time, Body::Tick(*tick));
             }
-            other => return Err(crate::unexpected("verify", input, other.as_ref())),
+            _ => return Err(crate::unexpected("verify", input)),
         }
         Ok(())
     }
 
-    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
-        let clock = match &record.body {
-            Some(Body::Submission(submission)) => submission.job_clock,
-            Some(Body::Tick(tick)) => tick.job_clock,
+    fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {
+        let clock = match record {
+            Body::Submission(submission) => submission.job_clock,
+            Body::Tick(tick) => tick.job_clock,
             _ => return None,
         };
         Some(("job_table", Offset::new(clock)))

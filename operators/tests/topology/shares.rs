@@ -91,7 +91,7 @@ async fn s2_splitting_the_share_processor_changes_nothing() {
     let (split, _) = live(true, &day, Place::Disk, &[]).await;
     assert_counted_once(&fused, &day);
     assert_same(&split, &fused, "split");
-    for table in ["verify.clock", "dedupe.hashes", "tally.clock", "vardiff.sessions", "stats.totals"] {
+    for table in ["verify.clock", "dedupe.headers", "tally.clock", "vardiff.sessions", "stats.totals"] {
         assert!(fused.digests.iter().any(|(name, _)| name.starts_with(table)), "{table} was compared");
     }
     assert!(fused.money.contains("account"), "somebody was credited");

@@ -3,15 +3,12 @@
 use std::time::Instant;
 
 use sluice_proto::RecordKind;
-use sluice_proto::v1::Envelope;
 use sluice_state::{TableSpec, Tables};
 
 use super::error::TaskError;
 use super::outbox::Outbox;
 use super::plan::{Destination, OperatorSpec, PortRef, TaskSpec};
-use crate::operator::{
-    BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, Source, StateView,
-};
+use crate::operator::{BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, StateView};
 
 /// An operator in its place.
 pub(crate) struct Node {
@@ -109,7 +106,7 @@ impl Node {
     /// many records.
     pub(crate) fn process(
         &mut self,
-        (port, record, source): (&'static str, &Envelope, &Source),
+        input: &Input<'_>,
         tables: &mut Tables,
         lookups: &Lookups,
         out: &mut Vec<Emission>,
@@ -118,7 +115,7 @@ impl Node {
         let begun = timed.map(|weight| (weight, Instant::now()));
         let before = out.len();
         let mut context = Context::new(StateView::new(tables, self.first_table), lookups, out);
-        let result = self.operator.process(&Input { port, record, source }, &mut context);
+        let result = self.operator.process(input, &mut context);
         self.processed += 1;
         self.emitted += (out.len() - before) as u64;
         if let Some((weight, begun)) = begun {
@@ -126,6 +123,11 @@ impl Node {
             self.busy_ns = self.busy_ns.saturating_add(nanos.saturating_mul(weight));
         }
         result
+    }
+
+    /// The end of a batch: see [`Operator::settle`].
+    pub(crate) fn settle(&mut self, tables: &mut Tables) -> Result<(), OperatorError> {
+        self.operator.settle(&mut StateView::new(tables, self.first_table))
     }
 
     /// Where what the operator sent goes; nowhere if the port is not wired.

@@ -87,14 +87,16 @@ impl Outbox {
         (input, source): (usize, Offset),
         key: &Key,
         event_time: EventTime,
-        body: Body,
+        body: Arc<Body>,
     ) -> Result<(), String> {
         let epoch = self.epoch;
         let topic = &mut self.topics[topic];
         let count = topic.outlets.len() as u32;
-        let mut envelope = Envelope::new(event_time, Default::default(), body);
+        let mut envelope = Envelope::new(event_time, Default::default(), Arc::unwrap_or_clone(body));
+        let by_hash = |key: &[u8]| partition_of(key, count)..partition_of(key, count) + 1;
         let chosen = match key {
-            Key::Bytes(key) => partition_of(key, count)..partition_of(key, count) + 1,
+            Key::Bytes(key) => by_hash(key),
+            Key::Session(id) => by_hash(&id.to_be_bytes()),
             Key::Partition(number) if *number < count => *number..*number + 1,
             Key::Partition(number) => {
                 return Err(format!("record for partition {number} of {}, which has {count}", topic.name));

@@ -7,8 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use sluice_log::{Partition, Record, SharedLog};
-use sluice_proto::v1::{Coordinates, Envelope};
-use sluice_proto::{Epoch, Offset, hash32, hash64};
+use sluice_proto::{Body, Epoch, EventTime, Offset, hash32, hash64};
 use sluice_state::{Lineage, StateEnv, Tables};
 use tokio::sync::watch;
 
@@ -24,7 +23,7 @@ use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
 use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
 use super::world;
-use crate::operator::{BuildContext, Emission, Externals, InputPosition, Lookups, OperatorError, Source};
+use crate::operator::{BuildContext, Emission, Externals, Input, InputPosition, Lookups, OperatorError, Source};
 
 /// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
 /// same to the byte. A new owner would take the next one. A task that cannot repeat its outputs takes a new epoch at
@@ -48,7 +47,6 @@ pub(crate) struct Surroundings {
 /// A task with its state open.
 pub(crate) struct Task {
     name: String,
-    task_hash: u64,
     pub(super) tables: Tables,
     lookups: Lookups,
     broadcasts: Vec<Broadcast>,
@@ -76,7 +74,7 @@ pub(super) struct TaskInput {
 /// What is left to do for the record at hand; the last one is done first.
 enum Work {
     /// Give a record to a port.
-    Deliver(PortRef, Envelope),
+    Deliver(PortRef, EventTime, Arc<Body>),
     /// Bring a record on its way.
     Route(Route, Emission),
     /// Find out where a record goes that this operator sent.
@@ -105,7 +103,6 @@ impl Task {
         let shared = Arc::new(shared(spec, &inputs, &broadcasts, &nodes, &tables));
         Ok(Self {
             name: spec.name.clone(),
-            task_hash,
             tables,
             lookups,
             broadcasts,
@@ -236,6 +233,10 @@ impl Task {
             self.inputs[input].feed.next = next;
         }
         self.inputs[input].moved = true;
+        for node in &mut self.nodes {
+            let settled = node.settle(&mut self.tables);
+            settled.map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
+        }
         Ok(())
     }
 
@@ -246,15 +247,14 @@ impl Task {
         let timed = input.processed.is_multiple_of(TIMED_ONE_IN).then_some(TIMED_ONE_IN);
         let event_time = &self.shared.feeds[index].event_time;
         event_time.store(record.envelope.event_time_ns, Ordering::Relaxed);
-        if let Some((first, others)) = input.to.split_first() {
-            for port in others.iter().rev() {
-                self.work.push(Work::Deliver(*port, record.envelope.clone()));
-            }
-            self.work.push(Work::Deliver(*first, record.envelope));
-        }
+        let time = record.envelope.event_time();
+        // The gate lets nothing through that has no body.
+        let Some(body) = record.envelope.body.map(Arc::new) else { return Ok(()) };
+        self.work.extend(input.to.iter().rev().map(|port| Work::Deliver(*port, time, Arc::clone(&body))));
+        drop(body);
         while let Some(work) = self.work.pop() {
             match work {
-                Work::Deliver(port, record) => self.deliver(index, port, &record, timed).await?,
+                Work::Deliver(port, time, record) => self.deliver(index, port, (time, &record), timed).await?,
                 Work::Emitted(operator, emission) => self.fan_out(index, operator, emission)?,
                 Work::Route(route, emission) => self.route(index, route, emission)?,
             }
@@ -268,15 +268,15 @@ impl Task {
         &mut self,
         input: usize,
         to: PortRef,
-        record: &Envelope,
+        (event_time, record): (EventTime, &Arc<Body>),
         timed: Option<u64>,
     ) -> Result<(), TaskError> {
         if let Some((kind, offset)) = self.nodes[to.operator].operator.requires(record) {
             self.require(input, to.operator, kind, offset).await?;
         }
         let node = &mut self.nodes[to.operator];
-        let given = (to.port, record, &self.inputs[input].source);
-        node.process(given, &mut self.tables, &self.lookups, &mut self.emissions, timed)
+        let given = Input { port: to.port, event_time, record, source: &self.inputs[input].source };
+        node.process(&given, &mut self.tables, &self.lookups, &mut self.emissions, timed)
             .map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
         self.work.extend(self.emissions.drain(..).rev().map(|emission| Work::Emitted(to.operator, emission)));
         Ok(())
@@ -323,18 +323,7 @@ impl Task {
                     operator_error(&self.name, &self.inputs[input], bug)
                 })?;
             }
-            Route::Direct(port) => {
-                let from = &self.inputs[input].source;
-                let from = Coordinates {
-                    task: self.task_hash,
-                    epoch: EPOCH.get(),
-                    source_topic: hash32(&from.topic),
-                    source_partition: from.partition,
-                    source_offset: source.get(),
-                    ..Coordinates::default()
-                };
-                self.work.push(Work::Deliver(port, Envelope::new(event_time, from, body)));
-            }
+            Route::Direct(port) => self.work.push(Work::Deliver(port, event_time, body)),
         }
         Ok(())
     }

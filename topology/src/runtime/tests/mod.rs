@@ -31,9 +31,9 @@ struct Check;
 
 impl Operator for Check {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let at = input.record.event_time();
-        match &input.record.body {
-            Some(Body::Submission(share)) => {
+        let at = input.event_time;
+        match &**input.record {
+            Body::Submission(share) => {
                 let jobs = cx.lookup::<Jobs>("jobs")?.as_of(share.job_clock);
                 let mut verdict = Verdict {
                     session: share.session,
@@ -53,15 +53,15 @@ impl Operator for Check {
                 }
                 cx.emit("out", Key::session(share.session), at, Body::Verdict(verdict));
             }
-            Some(Body::Tick(tick)) => cx.emit("out", Key::Every, at, Body::Tick(*tick)),
+            Body::Tick(tick) => cx.emit("out", Key::Every, at, Body::Tick(*tick)),
             other => return Err(OperatorError::Record(format!("unexpected {other:?}"))),
         }
         Ok(())
     }
 
-    fn requires(&self, record: &Envelope) -> Option<(&'static str, Offset)> {
-        match &record.body {
-            Some(Body::Submission(share)) => Some(("jobs", Offset::new(share.job_clock))),
+    fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {
+        match record {
+            Body::Submission(share) => Some(("jobs", Offset::new(share.job_clock))),
             _ => None,
         }
     }
@@ -72,8 +72,8 @@ struct Count;
 
 impl Operator for Count {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        let at = input.record.event_time();
-        let Some(Body::Verdict(verdict)) = &input.record.body else { return Ok(()) };
+        let at = input.event_time;
+        let Body::Verdict(verdict) = &**input.record else { return Ok(()) };
         let mut verdict = verdict.clone();
         let key = Key::Bytes(verdict.account.clone().into());
         cx.state.expire_below(1, &verdict.live_from_job.to_be_bytes())?;

@@ -18,7 +18,7 @@ impl Operator for Asks {
         for number in 0..answer {
             let verdict = Verdict { nbits: answer, job_id: number.into(), ..Verdict::default() };
             // Each partition has a record in its turn.
-            cx.emit("out", Key::Partition(number % 2), input.record.event_time(), Body::Verdict(verdict));
+            cx.emit("out", Key::Partition(number % 2), input.event_time, Body::Verdict(verdict));
         }
         Ok(())
     }

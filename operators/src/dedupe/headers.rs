@@ -1,0 +1,117 @@
+//! Accepted headers of the jobs that can still be cited: in memory to be looked up, in rows of many to be kept.
+//!
+//! A row for each header made the state's writes the dearest part of a share. Headers come and go with their job and are
+//! never asked for alone after a restart, so they are written together: a job's first 32 in one row, the next 32 in
+//! another. What a row holds depends on the order of the shares alone, not on where batches end (invariant S2).
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashTable;
+use sluice_topology::OperatorError;
+use sluice_topology::operator::StateView;
+
+use crate::codec::damaged;
+
+/// Headers of one row.
+const ROW: usize = 32;
+/// Double SHA-256 of a header, internal order.
+type Hash = [u8; 32];
+
+/// Accepted headers by job.
+#[derive(Default)]
+pub(super) struct Headers {
+    jobs: BTreeMap<u64, Job>,
+}
+
+#[derive(Default)]
+struct Job {
+    /// In the order in which they came.
+    rows: Vec<Vec<Hash>>,
+    /// Numbers of the headers, by their first bytes.
+    numbers: HashTable<u32>,
+    /// The first row that has changed since rows were last written.
+    changed: Option<usize>,
+}
+
+impl Headers {
+    /// Reads what the table number `table` holds.
+    pub(super) fn read(table: usize, state: &StateView<'_>) -> Result<Self, OperatorError> {
+        let (mut headers, mut failed) = (Self::default(), None);
+        state.scan(table, &[], None, &mut |key, row| {
+            failed = headers.take_row(key, row).err();
+            failed.is_none()
+        })?;
+        failed.map_or(Ok(headers), Err)
+    }
+
+    fn take_row(&mut self, key: &[u8], row: &[u8]) -> Result<(), OperatorError> {
+        let key: &[u8; 12] = key.try_into().map_err(|_| damaged(key))?;
+        let number = u128::from_be_bytes(std::array::from_fn(|at| if at < 4 { 0 } else { key[at - 4] }));
+        let (headers, rest) = row.as_chunks::<32>();
+        let job = self.jobs.entry((number >> 32) as u64).or_default();
+        let in_place = job.rows.len() == number as u32 as usize && job.rows.last().is_none_or(|row| row.len() == ROW);
+        if !in_place || !rest.is_empty() || headers.is_empty() || headers.len() > ROW {
+            return Err(damaged(row));
+        }
+        for header in headers {
+            job.insert(*header)?;
+        }
+        job.changed = None;
+        Ok(())
+    }
+
+    /// Takes in a header of `job`; false if it was there.
+    pub(super) fn accept(&mut self, job: u64, header: Hash) -> Result<bool, OperatorError> {
+        self.jobs.entry(job).or_default().insert(header)
+    }
+
+    /// Forgets the jobs before `live_from`.
+    pub(super) fn expire_below(&mut self, live_from: u64) {
+        self.jobs = self.jobs.split_off(&live_from);
+    }
+
+    /// Writes the rows that have changed.
+    pub(super) fn settle(&mut self, table: usize, state: &mut StateView<'_>) -> Result<(), OperatorError> {
+        for (id, job) in &mut self.jobs {
+            let Some(first) = job.changed.take() else { continue };
+            for (number, row) in job.rows.iter().enumerate().skip(first) {
+                let mut key = [0; 12];
+                key[..8].copy_from_slice(&id.to_be_bytes());
+                key[8..].copy_from_slice(&(number as u32).to_be_bytes());
+                state.put(table, &key, row.as_flattened())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Job {
+    fn insert(&mut self, header: Hash) -> Result<bool, OperatorError> {
+        let rows = &self.rows;
+        let at = |number: u32| rows.get(number as usize / ROW).and_then(|row| row.get(number as usize % ROW));
+        if self.numbers.find(leading(&header), |number| at(*number) == Some(&header)).is_some() {
+            return Ok(false);
+        }
+        let full = rows.last().is_none_or(|row| row.len() == ROW);
+        let filled = rows.len() - usize::from(!full);
+        let number = filled * ROW + if full { 0 } else { rows.last().map_or(0, Vec::len) };
+        let number = u32::try_from(number)
+            .map_err(|_| OperatorError::Record("2^32 accepted headers of one job: add partitions".into()))?;
+        self.numbers.insert_unique(leading(&header), number, |number| at(*number).map_or(0, leading));
+        if full {
+            self.rows.push(Vec::with_capacity(ROW));
+        }
+        if let Some(last) = self.rows.last_mut() {
+            last.push(header);
+        }
+        self.changed.get_or_insert(filled);
+        Ok(true)
+    }
+}
+
+/// A header hash is random already. (The last bytes are the zeros of the proof of work.)
+fn leading(header: &Hash) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&header[..8]);
+    u64::from_le_bytes(first)
+}
