@@ -76,8 +76,9 @@ pub fn notify() -> Result<Vec<String>> {
 
 /// From the line of a share that is a block to the node's having read `submitblock`; node and miner take part in it.
 pub fn submit() -> Result<Vec<String>> {
-    const BLOCKS: usize = 500;
-    let node = SimNode::start(SimNodeConfig { mempool: 100, ..SimNodeConfig::default() })?;
+    const BLOCKS: usize = 300;
+    const REST: Duration = Duration::from_millis(50);
+    let node = SimNode::start(SimNodeConfig::default())?;
     let pool = Pool::on_simulated(&node)?;
     let mut client = StratumClient::connect(&pool.stratum.to_string())?;
     let subscription = client.log_in(&pool.user)?;
@@ -90,6 +91,8 @@ pub fn submit() -> Result<Vec<String>> {
                 break job;
             }
         };
+        // Blocks do not come while the pool is still at work on the tip before.
+        std::thread::sleep(REST);
         tip = job.prev_hash;
         let line = winning_line(&pool.user, &job, &subscription, number)?;
         let calls = |node: &SimNode| node.view().calls.get("submitblock").copied().unwrap_or(0);
