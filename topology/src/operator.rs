@@ -31,9 +31,9 @@ pub trait Operator: Send {
         None
     }
 
-    /// Called at the end of a batch, behind its last record: writes to the state what the operator has kept in its
-    /// fields, so that a row which many records of a batch change is written once. Where batches end must not show in
-    /// the rows: a replay cuts others (invariant S2).
+    /// Called before each commit, behind the last record it covers: writes to the state what the operator has kept in
+    /// its fields, so that a row which many records change is written once. Where commits lie must not show in the rows:
+    /// a replay cuts others (invariant S2).
     ///
     /// # Errors
     /// An error stops the process; nothing is committed.

@@ -44,6 +44,14 @@ pub enum TaskError {
         /// Why.
         error: OperatorError,
     },
+    /// An operator could not put into the state what it kept of the batch.
+    #[error("{operator} could not write its state: {error}")]
+    Settle {
+        /// Its name in the YAML.
+        operator: String,
+        /// Why.
+        error: OperatorError,
+    },
     /// A broadcast table refused a record.
     #[error("table {table} stopped at {partition} offset {offset}: {error}")]
     Table {

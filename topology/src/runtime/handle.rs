@@ -22,11 +22,14 @@ pub struct RuntimeOptions {
     pub starvation_bound: u32,
     /// How long a task waits for a broadcast record that another record cites, before it stops.
     pub table_timeout: Duration,
+    /// How long a task with one input may leave batches uncommitted that write to no topic. Rows that change again in
+    /// this time are written once; a crash repeats as much more.
+    pub linger: Duration,
 }
 
 impl Default for RuntimeOptions {
     fn default() -> Self {
-        Self { starvation_bound: 64, table_timeout: Duration::from_secs(10) }
+        Self { starvation_bound: 64, table_timeout: Duration::from_secs(10), linger: Duration::from_millis(200) }
     }
 }
 

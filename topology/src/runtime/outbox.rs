@@ -117,6 +117,11 @@ impl Outbox {
         Ok(())
     }
 
+    /// Nothing waits to be appended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.topics.iter().flat_map(|topic| &topic.outlets).all(|outlet| outlet.batch.is_empty())
+    }
+
     /// Appends the batch; returns once all of it is durable.
     pub(crate) async fn append(&mut self) -> Result<(), TaskError> {
         let mut appends = Vec::new();

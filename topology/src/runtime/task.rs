@@ -10,6 +10,7 @@ use sluice_log::{Partition, Record, SharedLog};
 use sluice_proto::{Body, Epoch, EventTime, Offset, hash32, hash64};
 use sluice_state::{Lineage, StateEnv, Tables};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::broadcast::Broadcast;
 use super::error::TaskError;
@@ -31,6 +32,9 @@ use crate::operator::{BuildContext, Emission, Externals, Input, InputPosition, L
 const EPOCH: Epoch = Epoch::new(1);
 /// One in this many records has its operators' time taken.
 const TIMED_ONE_IN: u64 = 16;
+
+/// Records that a task leaves uncommitted, at most: see [`super::RuntimeOptions::linger`].
+const MAX_UNCOMMITTED: usize = 32_768;
 
 /// How long a batch may still take once the task was told to stop: within the 5 s that the process has.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -57,6 +61,9 @@ pub(crate) struct Task {
     /// A batch that was begun before the last crash: it comes first, and reads as far as it did then.
     unfinished: Option<(usize, Offset)>,
     table_timeout: Duration,
+    linger: Duration,
+    /// When the oldest record that is processed and not committed was begun with, and how many there are.
+    uncommitted: Option<(Instant, usize)>,
     work: Vec<Work>,
     emissions: Vec<Emission>,
     shared: Arc<Shared>,
@@ -69,6 +76,17 @@ pub(super) struct TaskInput {
     source: Source,
     moved: bool,
     processed: u64,
+}
+
+/// What a task does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Work on what has come.
+    Step,
+    /// Commit what has waited long enough.
+    Finish,
+    /// Come to an end.
+    Stop,
 }
 
 /// What is left to do for the record at hand; the last one is done first.
@@ -112,6 +130,8 @@ impl Task {
             picker: Picker::new(priority, around.options.starvation_bound),
             unfinished,
             table_timeout: around.options.table_timeout,
+            linger: around.options.linger,
+            uncommitted: None,
             work: Vec::new(),
             emissions: Vec::new(),
             shared,
@@ -131,15 +151,19 @@ impl Task {
     /// is repeated at the next start like one that a crash had interrupted.
     pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
         let mut drained = stop.clone();
-        loop {
+        let mut going = true;
+        while going {
+            let due = self.uncommitted.map(|(since, _)| since + self.linger);
+            let next = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => Next::Stop,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Next::Finish,
+                ready = self.wait() => ready.map(|()| Next::Step)?,
+            };
+            going = next != Next::Stop;
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
-                ready = self.wait() => ready?,
-            }
-            tokio::select! {
-                biased;
-                done = self.step() => match done {
+                done = self.advance(next) => match done {
                     Err(TaskError::Flush { error: OperatorError::Interrupted(cause), operator }) => {
                         interrupted(&operator, cause, &mut drained).await?;
                         break;
@@ -172,14 +196,29 @@ impl Task {
         .await
     }
 
-    /// Applies what has come for the tables, then works on one batch of one input, if any is there.
+    /// Does what is next. Before a stop, what has been begun is finished.
+    async fn advance(&mut self, next: Next) -> Result<(), TaskError> {
+        match next {
+            Next::Step => self.step().await,
+            Next::Finish | Next::Stop if self.uncommitted.is_some() => self.finish().await,
+            Next::Finish | Next::Stop => Ok(()),
+        }
+    }
+
+    /// Applies what has come for the tables, then works on one batch of one input, if any is there. A batch that writes
+    /// nothing to any topic is seen by nobody: it may be committed together with the next ones.
     async fn step(&mut self) -> Result<(), TaskError> {
         let applied = self.apply_tables()?;
-        match self.next_batch()? {
-            Some((input, records)) => self.batch(input, records).await,
-            None if applied => self.commit(),
-            None => Ok(()),
-        }
+        let Some((input, records)) = self.next_batch()? else {
+            return if applied { self.finish().await } else { Ok(()) };
+        };
+        let (since, before) = self.uncommitted.unwrap_or_else(|| (Instant::now(), 0));
+        let count = before + records.len();
+        self.process(input, records).await?;
+        self.uncommitted = Some((since, count));
+        // With several inputs each batch is remembered before it is begun (see `next_batch`), and so must be committed.
+        let may_wait = self.inputs.len() == 1 && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
+        if may_wait && since.elapsed() < self.linger { Ok(()) } else { self.finish().await }
     }
 
     /// Applies what has come for the tables; tells whether there was anything.
@@ -215,9 +254,8 @@ impl Task {
         Ok(Some((input, records)))
     }
 
-    /// A batch from its records to its commit.
-    async fn batch(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
-        self.process(input, records).await?;
+    /// What has been processed, from its outputs to its commit.
+    async fn finish(&mut self) -> Result<(), TaskError> {
         self.outbox.append().await?;
         self.flush()?;
         self.commit()
@@ -233,10 +271,6 @@ impl Task {
             self.inputs[input].feed.next = next;
         }
         self.inputs[input].moved = true;
-        for node in &mut self.nodes {
-            let settled = node.settle(&mut self.tables);
-            settled.map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
-        }
         Ok(())
     }
 
@@ -340,6 +374,11 @@ impl Task {
 
     /// Commits rows, positions, marks, lane ends and table records in one atomic step, and publishes the counters.
     pub(super) fn commit(&mut self) -> Result<(), TaskError> {
+        for node in &mut self.nodes {
+            let settled = node.settle(&mut self.tables);
+            settled.map_err(|error| TaskError::Settle { operator: node.name.clone(), error })?;
+        }
+        self.uncommitted = None;
         for input in &mut self.inputs {
             if std::mem::take(&mut input.moved) {
                 persist::save_feed(&mut self.tables, &input.slot, &mut input.feed);
