@@ -27,6 +27,9 @@ pub(crate) struct Rows<V> {
     scratch: Vec<u8>,
 }
 
+/// A row that was taken out, by its key.
+pub(crate) type Taken<V> = (Box<[u8]>, V);
+
 struct Kept<V> {
     value: V,
     /// Of the row as it was last written; `None` if it never was.
@@ -98,7 +101,7 @@ impl<V: Row> Rows<V> {
         &mut self,
         state: &StateView<'_>,
         mut gone: impl FnMut(&[u8], &V) -> bool,
-    ) -> Result<Vec<(Box<[u8]>, V)>, OperatorError> {
+    ) -> Result<Vec<Taken<V>>, OperatorError> {
         self.load(state)?;
         let mut taken: Vec<_> =
             self.rows.extract_if(.., |key, row| gone(key, &row.value)).map(|(key, row)| (key, row.value)).collect();
