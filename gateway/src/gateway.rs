@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::acceptor::{Acceptor, Arrival};
 use crate::identity::Identities;
-use crate::jobs::{JobBatch, JobFeed};
+use crate::jobs::{Handed, JobBatch, JobFeed};
 use crate::listener::{Listener, listen};
 use crate::protocol::reply;
 use crate::resume::Tokens;
@@ -58,7 +58,7 @@ pub struct Gateway {
 #[derive(Default)]
 struct Outward {
     connections: Vec<Sender<Arrival>>,
-    jobs: Vec<Sender<Arc<JobBatch>>>,
+    jobs: Vec<Sender<Handed>>,
     targets: Vec<Sender<Decision>>,
 }
 
@@ -326,16 +326,24 @@ async fn look_after(shared: Arc<Shared>) {
 }
 
 /// Hands jobs to all workers until the topic cannot be read any more.
-async fn feed_jobs(shared: Arc<Shared>, mut feed: JobFeed, workers: Vec<Sender<Arc<JobBatch>>>) {
+///
+/// The next jobs wait until all workers have sent the last ones. Else a worker that is through with a new tip's empty job
+/// goes on to the full one, and takes the cores from those whose miners still work on the old tip.
+async fn feed_jobs(shared: Arc<Shared>, mut feed: JobFeed, workers: Vec<Sender<Handed>>) {
     loop {
         match feed.next_batch().await {
             Ok(batch) => {
                 shared.note(&batch);
+                let (sending, mut sent) = channel(1);
                 for worker in &workers {
-                    if worker.send(Arc::clone(&batch)).await.is_err() {
+                    let handed = Handed { batch: Arc::clone(&batch), sending: sending.clone() };
+                    if worker.send(handed).await.is_err() {
                         tracing::debug!("a job after the stop");
                     }
                 }
+                drop(sending);
+                // Nothing is ever sent: it ends when the last worker has dropped its end.
+                let _ = sent.recv().await;
             }
             Err(error) => return shared.fail(error.to_string()),
         }

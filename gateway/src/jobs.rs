@@ -9,6 +9,7 @@ use sluice_mining::{Chain, wire};
 use sluice_proto::v1::{Envelope, Job};
 use sluice_proto::{Body, EventTime, Offset, decode};
 use sluice_topology::runtime::TopicReader;
+use tokio::sync::mpsc::Sender;
 
 use crate::GatewayError;
 
@@ -54,6 +55,14 @@ pub(crate) struct JobBatch {
     pub(crate) clean: bool,
     /// When it was taken out of the log.
     pub(crate) read: Instant,
+}
+
+/// Jobs on their way to a worker.
+pub(crate) struct Handed {
+    /// The jobs.
+    pub(crate) batch: Arc<JobBatch>,
+    /// Dropped by the worker when it has sent them to all its miners.
+    pub(crate) sending: Sender<()>,
 }
 
 /// Reads jobs.

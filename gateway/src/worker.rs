@@ -18,7 +18,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::acceptor::Arrival;
 use crate::connection::Moved;
-use crate::jobs::JobBatch;
+use crate::jobs::{Handed, JobBatch};
 use crate::outlet::Outlet;
 use crate::shared::Shared;
 use crate::targets::Decision;
@@ -34,7 +34,7 @@ pub(crate) struct Inbox {
     /// Connections.
     pub(crate) connections: Receiver<Arrival>,
     /// Jobs.
-    pub(crate) jobs: Receiver<Arc<JobBatch>>,
+    pub(crate) jobs: Receiver<Handed>,
     /// Decisions of vardiff.
     pub(crate) targets: Receiver<Decision>,
     /// What other workers and the gateway's owner ask for.

@@ -15,7 +15,7 @@ use super::core::{BlockAppend, Polled, RoundAppend};
 use super::{Handover, Mail, Worker};
 use crate::acceptor::Arrival;
 use crate::connection::{Connection, Ended, Moved, State};
-use crate::jobs::JobBatch;
+use crate::jobs::{Handed, JobBatch};
 use crate::outlet::Round;
 use crate::targets::Decision;
 
@@ -209,16 +209,11 @@ impl Worker {
         }
     }
 
-    /// Applies jobs as they come; those that wait together are sent as one.
-    pub(super) async fn apply_all(self: Rc<Self>, mut jobs: Receiver<Arc<JobBatch>>) {
-        let mut batches = Vec::new();
-        while let Some(first) = jobs.recv().await {
-            batches.push(first);
-            while let Ok(next) = jobs.try_recv() {
-                batches.push(next);
-            }
-            self.take_jobs(&batches);
-            batches.clear();
+    /// Applies jobs as they come.
+    pub(super) async fn apply_all(self: Rc<Self>, mut jobs: Receiver<Handed>) {
+        while let Some(Handed { batch, sending }) = jobs.recv().await {
+            self.take_jobs(&[batch]);
+            drop(sending);
         }
     }
 
