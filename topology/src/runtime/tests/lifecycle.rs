@@ -111,6 +111,35 @@ async fn p1_a_record_that_cites_what_the_log_does_not_have_stops_the_task() {
     assert_eq!(outputs(&log, &OUTPUTS).await.iter().map(|(_, records)| records.len()).sum::<usize>(), 0);
 }
 
+/// A batch that writes to a topic is committed at once, one that writes nothing waits for `linger` or the stop.
+#[tokio::test]
+async fn a_batch_that_writes_nothing_is_committed_later() {
+    let mut silent = fused();
+    silent.operators.truncate(1);
+    silent.operators[0].outputs.clear();
+    for (spec, waits) in [(silent, true), (fused(), false)] {
+        let (log, env) = (new_log().await, StateEnv::in_memory());
+        let plan = Plan { network: "regtest".into(), topics: topic_specs(), tasks: vec![spec] };
+        let options = RuntimeOptions { linger: Duration::from_secs(3_600), ..RuntimeOptions::default() };
+        let externals = Arc::new(Externals::default());
+        let handle = TopologyRuntime::start(plan, log.clone(), env.clone(), externals, options).await.unwrap();
+        submit(&log, 1, 100).await;
+        if waits {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while handle.status().await[0].inputs[0].event_time.is_none() {
+                assert!(Instant::now() < deadline, "{:?}", handle.status().await);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(handle.status().await[0].inputs[0].lag >= 100, "nothing of it is committed");
+        } else {
+            processed(&handle, 0, 1).await;
+        }
+        handle.stop(Duration::from_secs(60)).await.unwrap();
+        let status = handle.status().await.swap_remove(0);
+        assert_eq!((status.inputs[0].lag, status.inputs[0].processed), (0, 100));
+    }
+}
+
 /// A batch that cannot end (a table that does not come) does not keep the process from stopping in time.
 #[tokio::test]
 async fn a_stop_gives_up_a_batch_that_waits() {
