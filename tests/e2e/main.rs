@@ -6,6 +6,7 @@ mod commands;
 mod common;
 mod crash;
 mod demo;
+mod drain;
 mod maturity;
 mod parts;
 mod signet;
