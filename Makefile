@@ -27,5 +27,5 @@ test:
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
 
 bench:
-	deploy/dev/setup.sh build
+	deploy/dev/setup.sh test
 	cargo bench --locked --workspace

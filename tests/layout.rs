@@ -19,7 +19,7 @@ const LEVELS: [&[&str]; 6] = [
 ];
 
 /// Not in the levels: simulated parts. Whatever it needs, it may only know the two innermost crates, and only the binary
-/// (whose demo runs on it) and tests may know it.
+/// (whose commands `demo` and `swarm` run on it) and tests may know it.
 const TESTKIT: &str = "sluice-testkit";
 
 /// Crates that do no I/O of their own, and what would give it to them.
@@ -118,7 +118,7 @@ fn level(name: &str) -> Option<usize> {
 fn fault(from: &str, to: &Dependency) -> Option<String> {
     let allowed = match (level(from), level(&to.name)) {
         (Some(from), Some(to)) => to < from,
-        // The testkit is for tests, and for the binary's demo.
+        // The testkit is for tests, and for two commands of the binary.
         (Some(_), None) => to.name == TESTKIT && (to.dev || from == "sluice"),
         (None, Some(to)) => from == TESTKIT && to < 2,
         (None, None) => false,
@@ -253,6 +253,19 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     rust.chain(folders.iter().flat_map(|folder| rust_files(folder))).collect()
 }
 
+/// The names that `is_there` in no Rust file.
+fn without(mut names: BTreeSet<String>, is_there: impl Fn(&str, &str) -> bool) -> BTreeSet<String> {
+    for file in rust_files(root()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        names.retain(|name| !is_there(&text, name));
+    }
+    names
+}
+
+fn is_test(text: &str, name: &str) -> bool {
+    text.contains(&format!("fn {name}("))
+}
+
 /// The rows of the tables of a text, without their heads.
 fn rows(text: &str) -> impl Iterator<Item = &str> {
     let is_row =
@@ -276,10 +289,8 @@ fn every_trap_and_quirk_has_its_tests() {
     }
     let traps = rows(&text).filter(|row| row[2..].starts_with(char::is_numeric));
     assert_eq!(traps.count(), 20, "all traps are listed");
-    for file in rust_files(root()) {
-        let text = std::fs::read_to_string(&file).unwrap();
-        missing.retain(|name| !text.contains(&format!("fn {name}(")) && !text.contains(&format!("{name}: \"")));
-    }
+    let is_there = |text: &str, name: &str| is_test(text, name) || text.contains(&format!("{name}: \""));
+    let missing = without(missing, is_there);
     assert!(missing.is_empty(), "docs/QUIRKS.md tells of tests that there are not: {missing:?}");
 }
 
@@ -290,10 +301,6 @@ fn every_invariant_has_its_tests() {
     for invariant in ["s1_", "s2_", "b1_", "m1_", "p1_"] {
         assert!(named.iter().any(|name| name.starts_with(invariant)), "{invariant} is in ARCHITECTURE.md");
     }
-    let mut missing = named;
-    for file in rust_files(root()) {
-        let text = std::fs::read_to_string(&file).unwrap();
-        missing.retain(|name| !text.contains(&format!("fn {name}(")));
-    }
+    let missing = without(named, is_test);
     assert!(missing.is_empty(), "ARCHITECTURE.md tells of tests that there are not: {missing:?}");
 }

@@ -30,6 +30,8 @@ pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
 const STOP: Duration = Duration::from_millis(4_500);
+/// What its tasks have of that: who hangs is told, and the log is still closed.
+const TASKS_STOP: Duration = Duration::from_millis(3_500);
 /// After this long without the tasks having stopped, a write that waits for the ledger's database is given up.
 const LEDGER_PATIENCE: Duration = Duration::from_millis(1_500);
 /// Connections for blocks are used at least this often, so that no node closes them.
@@ -128,7 +130,7 @@ impl Pool {
     async fn stop_in_order(self) {
         self.services.stop().await;
         tokio::select! {
-            stopped = self.runtime.stop(STOP) => {
+            stopped = self.runtime.stop(TASKS_STOP) => {
                 if let Err(error) = stopped {
                     tracing::warn!(%error, "not everything stopped");
                 }

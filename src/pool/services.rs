@@ -78,7 +78,7 @@ impl Services {
     pub(super) async fn stop(self: &Arc<Self>) {
         let gateways = futures::future::join_all(self.gateways.iter().map(|(_, gateway)| gateway.stop()));
         let services = Arc::clone(self);
-        // Waits for a call to a node that may be in progress.
+        // Waits for an append that may be in progress.
         let jobmanagers = tokio::task::spawn_blocking(move || services.jobmanagers().for_each(|(_, it)| it.stop()));
         if tokio::time::timeout(STOP, futures::future::join(gateways, jobmanagers)).await.is_err() {
             tracing::warn!("a service did not stop in time");

@@ -139,8 +139,10 @@ fn peak_memory() -> u64 {
 #[ignore = "takes minutes a target"]
 fn ten_million_inputs() {
     let wanted = std::env::var("SLUICE_FUZZ_TARGET").ok();
-    let names = targets::ALL.map(|(name, _)| name);
-    for name in names.into_iter().filter(|name| wanted.as_ref().is_none_or(|wanted| wanted == name)) {
+    let mut names = targets::ALL.map(|(name, _)| name).to_vec();
+    names.retain(|name| wanted.as_ref().is_none_or(|wanted| wanted == name));
+    assert!(!names.is_empty(), "no target is called {wanted:?}");
+    for name in names {
         fuzzed(name, number("SLUICE_FUZZ_RUNS", 10_000_000));
     }
 }
