@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use sluice_mining::wire::word;
 use sluice_mining::{Difficulty, Target};
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
 use sluice_testkit::stratum::{Notify, StratumClient, Subscription};
@@ -108,14 +107,8 @@ pub fn submit() -> Result<Vec<String>> {
 fn winning_line(user: &str, job: &Notify, to: &Subscription, number: u64) -> Result<String> {
     let share = Difficulty::parse_wire(DIFFICULTY).context("a difficulty")?.to_target();
     let network = Target::from_compact(job.nbits)?;
-    let extranonce2 = number.to_be_bytes();
-    let work = job.work(&to.extranonce1, &extranonce2, job.ntime, job.version);
-    let found = (0..u32::MAX).find(|nonce| {
-        let hash = work.hash(*nonce);
-        share.is_met_by(&hash) && network.is_met_by(&hash)
-    });
-    let nonce = word(found.context("no block in all nonces")?);
-    let params = json!([user, job.job, hex::encode(extranonce2), word(job.ntime), nonce]);
+    let fits = |hash: &[u8; 32]| share.is_met_by(hash) && network.is_met_by(hash);
+    let params = job.submission(user, to, number, fits)?;
     Ok(json!({ "id": 1_000 + number, "method": "mining.submit", "params": params }).to_string())
 }
 

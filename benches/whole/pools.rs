@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bitcoin::hashes::Hash;
-use bitcoin::{Address, Network, ScriptBuf, WPubkeyHash};
+use bitcoin::Network;
 use sluice_mining::Chain;
+use sluice_testkit::addresses::{address, script};
 use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::foreign::ForeignPool;
 use sluice_testkit::harness::PoolProcess;
@@ -35,16 +35,8 @@ enum Process {
     Para(ForeignPool),
 }
 
-fn script(number: u8) -> ScriptBuf {
-    ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]))
-}
-
-fn address(network: Network, number: u8) -> String {
-    Address::from_script(&script(number), network).map_or_else(|_| String::new(), |address| address.to_string())
-}
-
-fn user(network: Network) -> String {
-    format!("{}.rig{{n}}", address(network, 1))
+fn user(network: Network) -> Result<String> {
+    Ok(format!("{}.rig{{n}}", address(network, 1)?))
 }
 
 /// A private signet that has left its initial download behind.
@@ -76,7 +68,7 @@ impl Pool {
         ];
         let mut process = PoolProcess::new(env!("CARGO_BIN_EXE_sluice"), TOPOLOGY)?
             .env("BITCOIN_NETWORK", network.to_string())
-            .env("POOL_ADDRESS", address(network, 0))
+            .env("POOL_ADDRESS", address(network, 0)?)
             .env("BITCOIN_RPC", rpc)
             .env("BITCOIN_RPC_AUTH", auth)
             .env("BITCOIN_ZMQ", zmq)
@@ -87,14 +79,14 @@ impl Pool {
         }
         process.start()?;
         let stratum = process.address("stratumd")?.parse().context("the address of stratumd")?;
-        Ok(Self { stratum, user: user(network), process: Process::Sluice(process), node })
+        Ok(Self { stratum, user: user(network)?, process: Process::Sluice(process), node })
     }
 
     /// para, on a node like that of Sluice, with the same difficulty.
     pub fn para() -> Result<Self> {
         let node = node()?;
         let process = ForeignPool::start(&node, DIFFICULTY)?;
-        let user = user(Network::Signet);
+        let user = user(Network::Signet)?;
         Ok(Self { stratum: process.address(), user, process: Process::Para(process), node: Some(node) })
     }
 

@@ -9,8 +9,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use sluice_mining::wire::word;
 use sluice_mining::{Difficulty, double_sha256, merkle, wire};
 
+use crate::miner::units::big_endian;
 use crate::work::Work;
 
 /// Longest line that is read.
@@ -168,6 +170,26 @@ impl Notify {
     }
 }
 
+impl Notify {
+    /// The parameters of a `mining.submit` whose header hash fits: a share of the subscription with `number` as its
+    /// extranonce2, in the job's own time and version.
+    ///
+    /// # Errors
+    /// If no nonce fits.
+    pub fn submission(
+        &self,
+        user: &str,
+        to: &Subscription,
+        number: u64,
+        fits: impl Fn(&[u8; 32]) -> bool,
+    ) -> Result<Value> {
+        let extranonce2 = big_endian(number, to.extranonce2_size);
+        let work = self.work(&to.extranonce1, &extranonce2, self.ntime, self.version);
+        let nonce = (0..=u32::MAX).find(|nonce| fits(&work.hash(*nonce))).context("no nonce fits")?;
+        Ok(json!([user, self.job, hex::encode(extranonce2), word(self.ntime), word(nonce)]))
+    }
+}
+
 /// What `mining.subscribe` gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscription {
@@ -191,6 +213,14 @@ impl Subscription {
             }
             _ => bail!("not the result of a subscription: {result}"),
         }
+    }
+
+    /// From the parameters of `mining.set_extranonce`.
+    ///
+    /// # Errors
+    /// If they are malformed.
+    pub fn from_params(params: &[Box<RawValue>]) -> Result<Self> {
+        Self::from_result(&json!([null, param::<Value>(params, 0)?, param::<Value>(params, 1)?]))
     }
 }
 

@@ -103,6 +103,7 @@ fn a_pool_that_accepts_everything_is_found_out() {
     assert_eq!(outcome.mismatches, 300 - verdicts.good.accepted);
     assert_eq!((outcome.counts.ready, outcome.counts.unanswered), (3, 0));
     assert_eq!(outcome.counts.unknown_calls, 3, "the message shown to each");
+    assert!(outcome.counts.cpu_ns > 0, "also where the last share ends it before the window does");
     assert!(outcome.counts.surprise.as_ref().is_some_and(|said| said.contains("true")), "{outcome}");
     let shown = outcome.to_string();
     assert!(shown.contains(&format!("mismatches   {}", outcome.mismatches)), "{shown}");
@@ -169,6 +170,17 @@ fn a_share_that_must_be_a_block_is_not_sent() {
     };
     let error = format!("{:#}", run(&plan(pool(easy)), |_| Ok(())).unwrap_err());
     assert!(error.contains("would be a block"), "{error}");
+}
+
+/// A pool at the difficulty of real miners.
+#[test]
+fn a_share_that_takes_for_ever_is_not_looked_for() {
+    let hard: Answer = |request| {
+        let text = json!(log_in(request)).to_string().replace("1d00ffff", "1701e2a0").replace("[1e-7]", "[1024]");
+        serde_json::from_str(&text).unwrap()
+    };
+    let error = format!("{:#}", run(&plan(pool(hard)), |_| Ok(())).unwrap_err());
+    assert!(error.contains("2^32 hashes"), "{error}");
 }
 
 #[test]

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bitcoin::hashes::Hash;
-use bitcoin::{Address, ScriptBuf, WPubkeyHash};
 use sluice_log::{EmbeddedLog, EmbeddedOptions, Partition, SharedLog};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, Offset};
@@ -63,15 +61,9 @@ pub fn pool(setup: &Setup<'_>) -> PoolProcess {
     setup.environment().into_iter().fold(pool, |pool, (name, value)| pool.env(name, value))
 }
 
-/// Script of address number `number` of the tests; the pool is 0.
-pub fn script(number: u8) -> ScriptBuf {
-    ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]))
-}
-
-/// Address number `number` of the tests on a network.
+/// Address number `number` of the tests on a network; the pool is 0.
 pub fn address(network: &str, number: u8) -> String {
-    let network: bitcoin::Network = network.parse().unwrap();
-    Address::from_script(&script(number), network).unwrap().to_string()
+    sluice_testkit::addresses::address(network.parse().unwrap(), number).unwrap()
 }
 
 /// Asks until there is an answer.

@@ -2,8 +2,6 @@
 
 use std::process::Command;
 
-use serde_json::json;
-use sluice_mining::wire::word;
 use sluice_mining::{Difficulty, Target};
 use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
@@ -22,11 +20,8 @@ fn signal(pool: &PoolProcess, name: &str) {
 fn submit(miner: &mut StratumClient, user: &str, job: &Notify, to: &Subscription, number: u64) -> bool {
     let share = Difficulty::parse_wire(DIFFICULTY).unwrap().floor_to_allowed().to_target();
     let network = Target::from_compact(job.nbits).unwrap();
-    let extranonce2 = number.to_be_bytes();
-    let work = job.work(&to.extranonce1, &extranonce2, job.ntime, job.version);
-    let met = |nonce: &u32| share.is_met_by(&work.hash(*nonce)) && !network.is_met_by(&work.hash(*nonce));
-    let nonce = (0..u32::MAX).find(met).unwrap();
-    let params = json!([user, job.job, hex::encode(extranonce2), word(job.ntime), word(nonce)]);
+    let fits = |hash: &[u8; 32]| share.is_met_by(hash) && !network.is_met_by(hash);
+    let params = job.submission(user, to, number, fits).unwrap();
     miner.request("mining.submit", &params).unwrap().as_bool().unwrap()
 }
 

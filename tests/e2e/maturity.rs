@@ -7,14 +7,14 @@ use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::miner::{CpuMiner, CpuMinerConfig};
 use sluice_testkit::postgres::Postgres;
 
-use crate::common::{PATIENCE, Setup, address, blocks, pool, script, wait};
+use crate::common::{PATIENCE, Setup, address, blocks, pool, wait};
 
 /// Invariant M1: once they are mature, balances and fee together are the rewards, to the satoshi.
 #[test]
 fn m1_after_maturity_balances_and_fee_are_the_rewards() {
     let mut node = Bitcoind::start(Chain::Regtest).unwrap();
     // The node gives no templates on its genesis block alone.
-    node.generate(1, &script(9)).unwrap();
+    node.generate(1, &sluice_testkit::addresses::script(9)).unwrap();
     let postgres = Postgres::shared().unwrap();
     let ledger = postgres.create_database().unwrap();
     let mut pool = pool(&Setup {
@@ -48,7 +48,7 @@ fn m1_after_maturity_balances_and_fee_are_the_rewards() {
         (all.len() >= 6 && all.iter().all(|block| block["credited"] == true || block["status"] != "accepted"))
             .then_some(())
     });
-    node.generate(100, &script(9)).unwrap();
+    node.generate(100, &sluice_testkit::addresses::script(9)).unwrap();
     let settled = wait("every block to be settled", || {
         let all = blocks(&pool);
         // A block may be buried before the slice of its share has closed: then it is credited a moment later.

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bitcoin::hashes::Hash;
-use bitcoin::{Address, ScriptBuf, WPubkeyHash};
 use sluice_mining::Chain;
 use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
@@ -103,7 +101,6 @@ impl DemoNode {
     /// Never for the chains the demo runs on.
     pub(super) fn address(&self, number: u8) -> anyhow::Result<String> {
         let network = self.network().as_str().parse::<bitcoin::Network>()?;
-        let script = ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([number; 20]));
-        Ok(Address::from_script(&script, network)?.to_string())
+        sluice_testkit::addresses::address(network, number)
     }
 }

@@ -1,7 +1,7 @@
 //! A CPU miner that speaks Stratum V1: real hashes at a chosen rate, and a record of every share.
 
 mod session;
-mod units;
+pub(crate) mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,17 +13,13 @@ use sluice_mining::{Difficulty, Target};
 
 use super::units::{NONCES, Unit, Units};
 use super::{CpuMinerConfig, MinerStats, Outcome, Share};
+use crate::login::{self, AUTHORIZE, CONFIGURE, SUBSCRIBE, VERSION_MASK, request};
 use crate::stratum::{Message, Notify, StratumError, Subscription, difficulty, param};
 
-const CONFIGURE: u64 = 1;
-const SUBSCRIBE: u64 = 2;
-const AUTHORIZE: u64 = 3;
 const SUGGEST: u64 = 4;
 const EXTRANONCE: u64 = 5;
 /// Ids from here on are shares.
 const FIRST_SHARE: u64 = 10;
-/// Version bits that miners may use (BIP320).
-const VERSION_MASK: u32 = 0x1fff_e000;
 
 /// How a connection ends.
 pub(super) enum Ending {
@@ -87,14 +83,7 @@ impl Session {
 
     /// Sends what a miner begins with, in one piece as firmware does.
     pub(super) fn greet(&mut self, config: &CpuMinerConfig) -> Result<()> {
-        let request = |id: u64, method: &str, params: Value| json!({ "id": id, "method": method, "params": params });
-        let mut lines = Vec::new();
-        if config.version_rolling {
-            let rolling = json!([["version-rolling"], { "version-rolling.mask": word(VERSION_MASK) }]);
-            lines.push(request(CONFIGURE, "mining.configure", rolling));
-        }
-        lines.push(request(SUBSCRIBE, "mining.subscribe", json!([config.agent])));
-        lines.push(request(AUTHORIZE, "mining.authorize", json!([config.user, config.password])));
+        let mut lines = login::requests(&config.agent, &config.user, &config.password, config.version_rolling);
         if let Some(difficulty) = config.suggest_difficulty {
             let number: Value = serde_json::from_str(&difficulty.to_string()).context("a difficulty is a number")?;
             lines.push(request(SUGGEST, "mining.suggest_difficulty", json!([number])));
@@ -166,12 +155,7 @@ impl Session {
     fn reply(&mut self, id: u64, outcome: Result<Value, StratumError>, config: &CpuMinerConfig) -> Result<Heard> {
         match id {
             CONFIGURE => {
-                // A pool without version rolling answers false, nothing or an error.
-                let result = outcome.unwrap_or_default();
-                if result.get("version-rolling") == Some(&Value::Bool(true)) {
-                    let mask = result.get("version-rolling.mask").and_then(Value::as_str).unwrap_or_default();
-                    self.mask = Some(u32::from_str_radix(mask, 16).context("the pool's version mask")? & VERSION_MASK);
-                }
+                self.mask = login::granted_mask(&outcome.unwrap_or_default())?.map(|mask| mask & VERSION_MASK);
             }
             SUBSCRIBE => {
                 let result = outcome.context("the pool refuses the subscription")?;
@@ -209,13 +193,10 @@ impl Session {
             "mining.set_difficulty" => self.difficulty = difficulty(params)?,
             "mining.notify" => self.notify(Notify::from_params(params)?)?,
             "mining.set_version_mask" => {
-                let mask = u32::from_str_radix(&param::<String>(params, 0)?, 16).context("the pool's version mask")?;
-                self.mask = Some(mask & VERSION_MASK);
+                self.mask = Some(login::mask(&param::<String>(params, 0)?)? & VERSION_MASK);
             }
             "mining.set_extranonce" => {
-                let extranonce1 = hex::decode(param::<String>(params, 0)?).context("the pool's extranonce1")?;
-                let extranonce2_size = param(params, 1)?;
-                self.subscription = Some(Subscription { extranonce1, extranonce2_size });
+                self.subscription = Some(Subscription::from_params(params)?);
             }
             "client.reconnect" => return Ok(Heard { share: None, ending: Some(moved(params)) }),
             "mining.ping" => self.answer(id, &json!("pong"))?,

@@ -37,7 +37,7 @@ impl Units {
 }
 
 /// The lowest bytes of a number, most significant first.
-fn big_endian(number: u64, size: usize) -> Vec<u8> {
+pub(crate) fn big_endian(number: u64, size: usize) -> Vec<u8> {
     let wide = [[0; 8], number.to_be_bytes()].concat();
     wide[16 - size.min(16)..].to_vec()
 }

@@ -74,6 +74,8 @@ pub(super) struct Engine<'a> {
     next_sip: u64,
     next_look: u64,
     draining: bool,
+    /// CPU time of the thread when the window began, nanoseconds.
+    cpu: u64,
 }
 
 impl<'a> Engine<'a> {
@@ -116,6 +118,7 @@ impl<'a> Engine<'a> {
             next_sip: 0,
             next_look: 0,
             draining: false,
+            cpu: 0,
         })
     }
 
@@ -126,10 +129,10 @@ impl<'a> Engine<'a> {
     pub(super) fn run(mut self, tell: &Sender<Report>) -> Result<Tally> {
         let mut events = Vec::with_capacity(EVENTS);
         // The stage that was reported as done, and when draining began.
-        let (mut told, mut draining, mut cpu, mut quiet) = (None, None, None, false);
+        let (mut told, mut draining, mut quiet) = (None, None, false);
         loop {
             let (stage, now) = (self.desk.shared.stage.load(Ordering::Acquire), self.desk.shared.now());
-            self.look_at_window(now, &mut cpu)?;
+            self.look_at_window(now)?;
             let done = match stage {
                 CONNECT => self.open_more(now)?,
                 FIND => self.find_ahead()?,
@@ -139,7 +142,7 @@ impl<'a> Engine<'a> {
                         self.let_slow_ones_read()?;
                     }
                     if self.alive == 0 || (self.desk.left == 0 && self.is_answered()) {
-                        return Ok(self.finish());
+                        return self.finish();
                     }
                     false
                 }
@@ -152,7 +155,7 @@ impl<'a> Engine<'a> {
                     let since = *draining.get_or_insert(now);
                     // What the pool has sent is taken, jobs too.
                     if (quiet && self.is_answered()) || now - since > DRAINING {
-                        return Ok(self.finish());
+                        return self.finish();
                     }
                     false
                 }
@@ -172,18 +175,23 @@ impl<'a> Engine<'a> {
     }
 
     /// Notes whether answers count, and the CPU time at the beginning and the end of the window.
-    fn look_at_window(&mut self, now: u64, cpu: &mut Option<u64>) -> Result<()> {
+    fn look_at_window(&mut self, now: u64) -> Result<()> {
         let shared = self.desk.shared;
         let inside = now >= shared.begin.load(Ordering::Acquire) && now < shared.end.load(Ordering::Acquire);
         if inside != self.desk.in_window {
-            let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
-            let used = u64::try_from(used.tv_sec)? * 1_000_000_000 + u64::try_from(used.tv_nsec)?;
-            match cpu {
-                None => *cpu = Some(used),
-                Some(begin) => self.desk.tally.counts.cpu_ns = used - *begin,
-            }
-            self.desk.in_window = inside;
+            self.cross_window()?;
         }
+        Ok(())
+    }
+
+    /// Enters the window, or leaves it.
+    fn cross_window(&mut self) -> Result<()> {
+        let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+        let used = u64::try_from(used.tv_sec)? * SECOND + u64::try_from(used.tv_nsec)?;
+        if self.desk.in_window {
+            self.desk.tally.counts.cpu_ns = used - self.cpu;
+        }
+        (self.cpu, self.desk.in_window) = (used, !self.desk.in_window);
         Ok(())
     }
 
@@ -191,11 +199,15 @@ impl<'a> Engine<'a> {
         self.connections.iter().all(|one| one.session.unanswered == 0)
     }
 
-    fn finish(mut self) -> Tally {
+    fn finish(mut self) -> Result<Tally> {
+        // It may end before the window does: with the last share, or the last connection.
+        if self.desk.in_window {
+            self.cross_window()?;
+        }
         let open = self.connections.iter().filter(|one| one.stream.is_some());
         let left: usize = open.map(|one| one.session.unanswered).sum();
         self.desk.tally.counts.unanswered += left as u64;
-        self.desk.tally
+        Ok(self.desk.tally)
     }
 
     /// Opens connections that are due; whether all are settled.

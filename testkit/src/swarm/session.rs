@@ -4,21 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sluice_mining::Difficulty;
-use sluice_mining::wire::word;
 
 use super::Plan;
 use super::lines::{FIRST_ID, IDS};
 use super::tally::Verdict;
 use super::work::{Miner, Mining, Share, Wanted};
+use crate::login::{self, AUTHORIZE, CONFIGURE, SUBSCRIBE};
 use crate::stratum::{Message, Notify, Subscription, difficulty, param};
 
-const CONFIGURE: u64 = 1;
-const SUBSCRIBE: u64 = 2;
-const AUTHORIZE: u64 = 3;
-/// Version bits that miners may use (BIP320).
-const VERSION_MASK: u32 = 0x1fff_e000;
 /// Accepted shares that a duplicate is chosen from.
 const RECENT: usize = 8;
 /// A job is stale beyond doubt this long after a clean one has followed it, nanoseconds: pools may grant grace.
@@ -96,15 +91,8 @@ impl Session {
 
     /// What it begins with, in one piece as firmware does.
     pub(super) fn greeting(&self, plan: &Plan) -> String {
-        let mut lines = Vec::new();
-        if plan.version_rolling {
-            let rolling = json!([["version-rolling"], { "version-rolling.mask": word(VERSION_MASK) }]);
-            lines.push((CONFIGURE, "mining.configure", rolling));
-        }
-        lines.push((SUBSCRIBE, "mining.subscribe", json!(["sluice-swarm"])));
-        lines.push((AUTHORIZE, "mining.authorize", json!([self.user, plan.password])));
-        let line = |(id, method, params)| format!("{}\n", json!({ "id": id, "method": method, "params": params }));
-        lines.into_iter().map(line).collect()
+        let requests = login::requests("sluice-swarm", &self.user, &plan.password, plan.version_rolling);
+        requests.iter().map(|request| format!("{request}\n")).collect()
     }
 
     /// It is logged in and has a job.
@@ -124,15 +112,14 @@ impl Session {
             Message::Call { method, params, .. } => {
                 match method.as_str() {
                     "mining.set_difficulty" => self.difficulty = difficulty(&params)?,
-                    "mining.set_version_mask" if self.mask.is_some() => {
-                        self.mask = Some(mask(&param::<String>(&params, 0)?)?)
+                    "mining.set_version_mask" => {
+                        let mask = login::mask(&param::<String>(&params, 0)?)?;
+                        self.mask = self.mask.map(|_| mask);
                     }
                     "mining.set_extranonce" => {
-                        let list = json!([null, param::<Value>(&params, 0)?, param::<Value>(&params, 1)?]);
-                        self.subscription = Some(Subscription::from_result(&list)?);
+                        self.subscription = Some(Subscription::from_params(&params)?);
                         self.drop_work();
                     }
-                    "mining.set_version_mask" => {}
                     _ => return Ok(false),
                 }
                 Ok(true)
@@ -142,12 +129,7 @@ impl Session {
 
     fn logged_in(&mut self, id: u64, outcome: Result<Value, String>) -> Result<()> {
         match (id, outcome) {
-            (CONFIGURE, Ok(result)) if result.get("version-rolling") == Some(&Value::Bool(true)) => {
-                let granted = result.get("version-rolling.mask").and_then(Value::as_str).unwrap_or_default();
-                self.mask = Some(mask(granted)?);
-            }
-            // A pool without version rolling.
-            (CONFIGURE, _) => {}
+            (CONFIGURE, outcome) => self.mask = login::granted_mask(&outcome.unwrap_or_default())?,
             (SUBSCRIBE, Ok(result)) => self.subscription = Some(Subscription::from_result(&result)?),
             (AUTHORIZE, Ok(Value::Bool(true))) => self.authorized = true,
             (AUTHORIZE, Ok(result)) => bail!("the pool refused the login: {result}"),
@@ -269,10 +251,6 @@ impl Session {
         }
         Some(Answered { intended, expected, overtaken, record })
     }
-}
-
-fn mask(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 16).with_context(|| format!("not a version mask: {text:?}"))
 }
 
 /// An id that looks like the pool's own and is none.

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use sluice_mining::wire::word;
-use sluice_mining::{Difficulty, Target};
+use sluice_mining::{Difficulty, Target, Work};
 
 use super::lines::SubmitLine;
+use crate::miner::units::big_endian;
 use crate::stratum::{Notify, Subscription};
 
+/// Hashes of a share, at most, on average: minutes of a core. A swarm is for shares that cost next to nothing.
+const HARDEST: u128 = 1 << 32;
 /// Nonces tried before another extranonce2 is taken.
 const NONCES: u64 = 1 << 20;
 
@@ -58,7 +61,7 @@ impl Mining {
     /// Prepares a job.
     ///
     /// # Errors
-    /// If no share could be told from a block, and blocks are not to be sent.
+    /// If no share could be told from a block, and blocks are not to be sent; if shares are too hard to be found.
     pub(super) fn new(job: Arc<Notify>, miner: &Miner<'_>) -> Result<Self> {
         let target = miner.difficulty.to_target();
         let network = Target::from_compact(job.nbits).context("nbits of the job")?;
@@ -66,6 +69,13 @@ impl Mining {
             bail!(
                 "every share of difficulty {} would be a block of this network: lower the pool's difficulty, or allow \
                  blocks",
+                miner.difficulty
+            );
+        }
+        if target.work() > Work::new(HARDEST) {
+            bail!(
+                "a share of difficulty {} takes more than 2^32 hashes: lower the pool's difficulty for the swarm, or let it \
+                 idle",
                 miner.difficulty
             );
         }
@@ -97,8 +107,8 @@ impl Mining {
             let extranonce2 = self.next_extranonce2;
             let size = self.subscription.extranonce2_size;
             self.next_extranonce2 = extranonce2.wrapping_add(1) & u64::MAX >> (64 - 8 * size.min(8));
-            let wide = [[0; 8], extranonce2.to_be_bytes()].concat();
-            let work = self.job.work(&self.subscription.extranonce1, &wide[16 - size..], self.job.ntime, self.version);
+            let sent = big_endian(extranonce2, size);
+            let work = self.job.work(&self.subscription.extranonce1, &sent, self.job.ntime, self.version);
             // Where extranonce2 is short it comes again: with other nonces.
             let first = (extranonce2 as u32).wrapping_mul(0x9e37_79b9);
             let found = (0..NONCES).map(|count| first.wrapping_add(count as u32)).find(|nonce| {
