@@ -1,5 +1,6 @@
 //! The threads that ask one node, so that whoever makes jobs never waits for an answer: one for its tip, one for its
-//! ZMQ notices, one for templates, one for longpolls. Each use has a connection of its own.
+//! ZMQ notices, one for templates, one for longpolls. Templates and longpolls have connections of their own; the two that
+//! ask about tips share one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -112,7 +113,7 @@ impl Watch {
         self.polls.try_send(()).ok();
     }
 
-    /// Whether new templates are waited for by longpoll.
+    /// Waits for new templates by longpoll from now on, or no longer.
     pub(crate) fn longpoll(&self, on: bool) {
         self.longpoll.store(on, Ordering::SeqCst);
         if on {
@@ -135,10 +136,16 @@ impl Watch {
         &self.heard
     }
 
-    /// Asks its listener to end; dropping waits for it.
+    /// Asks its longpoll and its listener to end; dropping waits for the listener.
     pub(crate) fn halt(&self) {
         self.longpoll(false);
         self.listener.iter().for_each(Listener::halt);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.halt();
     }
 }
 
@@ -170,7 +177,7 @@ fn on_published(asks: Arc<NodeClient>, polls: SyncSender<()>, tell: Tell) -> imp
             tracing::info!(node = asks.name(), block = %display_hash(&hash), "a block has left the best chain");
             polls.try_send(()).ok();
         }
-        Published::Lost(_) => drop(polls.try_send(())),
+        Published::Lost => drop(polls.try_send(())),
     }
 }
 

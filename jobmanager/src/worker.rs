@@ -93,12 +93,12 @@ impl Worker {
         let now = Instant::now();
         let best = self.board.best();
         if now >= self.refresh_at {
-            self.refresh_at = now + self.config.refresh;
+            // The template that comes shows the fees, too.
+            (self.refresh_at, self.fees_at) = (now + self.config.refresh, now + self.config.fee_poll);
             self.owed = true;
             self.fetch(best);
             self.board.frozen().filter(|node| *node != best).for_each(|node| self.watches[node].fetch());
-        }
-        if now >= self.fees_at {
+        } else if self.config.refresh_fees > 0 && now >= self.fees_at {
             self.fees_at = now + self.config.fee_poll;
             // A node that tells changes of its mempool need not be asked while there are none.
             let changes = self.watches[best].heard().mempool.load(Ordering::Relaxed);
@@ -120,8 +120,8 @@ impl Worker {
         let early = self.early.take_if(|(of, ..)| *of == node).filter(|(_, template, _)| template.prev_hash == hash);
         self.follow(early.as_ref().map_or(since, |(.., earlier)| since.min(*earlier)))?;
         match early {
-            Some((of, template, _)) if of == self.board.best() => self.take(*template),
-            _ => Ok(()),
+            Some((of, template, _)) => self.offer(of, *template),
+            None => Ok(()),
         }
     }
 
@@ -135,23 +135,22 @@ impl Worker {
         let best = self.board.best();
         let Some(tip) = self.board.tip(best).cloned() else { return Ok(()) };
         self.board.mining(tip.clone());
-        if changed {
+        let has_job = self.writer.tip() == Some(tip.hash) && self.writer.template().is_some();
+        let new = !has_job && self.awaited != Some(tip.hash);
+        if has_job {
+            self.awaited = None;
+        }
+        if new {
+            (self.awaited, self.tip_since) = (Some(tip.hash), since);
+            // First a job without transactions, where its target is sure, then the full one.
+            if let Some(empty) = self.empty(&tip) {
+                self.writer.publish(empty, since)?;
+            }
+        }
+        if changed || new {
             self.owed = true;
             self.fetch(best);
         }
-        if self.writer.tip() == Some(tip.hash) && self.writer.template().is_some() {
-            self.awaited = None;
-            return Ok(());
-        }
-        if self.awaited == Some(tip.hash) {
-            return Ok(());
-        }
-        (self.owed, self.awaited, self.tip_since) = (true, Some(tip.hash), since);
-        // First a job without transactions, where its target is sure, then the full one.
-        if let Some(empty) = self.empty(&tip) {
-            self.writer.publish(empty, since)?;
-        }
-        self.fetch(best);
         Ok(())
     }
 
@@ -181,7 +180,12 @@ impl Worker {
             self.watches[node].ask_tip();
             return Ok(());
         }
-        if node == self.board.best() && self.board.is_complete() { self.take(*template) } else { Ok(()) }
+        self.offer(node, *template)
+    }
+
+    /// Takes a template on the tip of its node, if it is the best one and all have had their say.
+    fn offer(&mut self, node: usize, template: Template) -> Result<(), JobManagerError> {
+        if node == self.board.best() && self.board.is_complete() { self.take(template) } else { Ok(()) }
     }
 
     /// Makes a job of a template on the tip that is mined on, if there is a reason.

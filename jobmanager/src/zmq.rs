@@ -19,8 +19,8 @@ pub(crate) enum Published {
     Block([u8; 32]),
     /// A block is no longer in the best chain: a reorganisation.
     Disconnected([u8; 32]),
-    /// This many messages were lost on the way.
-    Lost(u64),
+    /// Messages were lost on the way.
+    Lost,
 }
 
 /// What was heard of one node so far.
@@ -111,7 +111,7 @@ fn listen(
         if lost > 0 {
             heard.lost.fetch_add(lost, Ordering::Relaxed);
             tracing::warn!(endpoint, lost, "notices of a node were lost, its tip is asked for");
-            notice(Published::Lost(lost));
+            notice(Published::Lost);
         }
         match read(&message) {
             Some(Message::Tip(hash)) => {

@@ -14,13 +14,9 @@ use sluice_mining::Chain;
 use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_proto::v1::{Coordinates, Envelope, Job};
 use sluice_proto::{Body, EventTime};
-use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
+use sluice_testkit::simnode::{EVERY_METHOD, Refusal};
 use sluice_testkit::work::solve_block;
-use support::{GUARD, NEVER, Reader, bytes, config, log, relay, sim, start, status_until, until_heard};
-
-fn node(mempool: usize) -> SimNode {
-    SimNode::start(SimNodeConfig { mempool, ..SimNodeConfig::default() }).unwrap()
-}
+use support::{GUARD, NEVER, Reader, bytes, config, log, node, relay, sim, start, status_until, until_heard};
 
 fn ready(manager: &JobManager, name: &str) -> bool {
     manager.status().nodes.iter().any(|node| node.name == name && node.state == NodeState::Ok)

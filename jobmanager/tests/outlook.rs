@@ -9,15 +9,11 @@ use std::time::{Duration, SystemTime};
 use sluice_jobmanager::{JobManager, JobManagerConfig, NodeConfig, NodeState, NodeStatus};
 use sluice_mining::Chain;
 use sluice_testkit::bitcoind::Bitcoind;
-use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
-use support::{GUARD, NEVER, Reader, bytes, config, log, relay, sim, start, status_until, until_heard};
+use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode};
+use support::{GUARD, NEVER, Reader, bytes, config, log, node, relay, sim, start, status_until, until_heard};
 
 /// Above the whole second by which the time of a template may seem to be late.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-
-fn node(mempool: usize) -> SimNode {
-    SimNode::start(SimNodeConfig { mempool, ..SimNodeConfig::default() }).unwrap()
-}
 
 /// Without a ZMQ endpoint.
 fn deaf(name: &str, node: &SimNode) -> NodeConfig {
@@ -81,6 +77,13 @@ async fn a_node_whose_templates_stand_still_is_noticed_and_left() {
     status_until(&manager, |status| status.nodes[0].state == NodeState::Ok).await;
 }
 
+/// The next jobs are an empty one on this tip and then a full one.
+async fn empty_then_full(reader: &mut Reader, tip: Vec<u8>) {
+    let empty = reader.job_until(|job| job.prev_hash == tip).await;
+    let full = reader.job_until(|job| job.segwit).await;
+    assert!(empty.clean && !empty.segwit && !full.clean && full.prev_hash == tip);
+}
+
 /// The node answers the longpoll; the poll never comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_longpoll_tells_of_a_new_tip_where_there_is_no_zmq() {
@@ -90,15 +93,26 @@ async fn a_longpoll_tells_of_a_new_tip_where_there_is_no_zmq() {
     let mut reader = Reader::new(&log);
     reader.job().await;
     for _ in 0..3 {
-        let tip = node.mine(1).unwrap()[0];
-        let empty = reader.job_until(|job| job.prev_hash == bytes(tip)).await;
-        let full = reader.job_until(|job| job.segwit).await;
-        assert!(empty.clean && !empty.segwit && !full.clean && full.prev_hash == bytes(tip));
+        empty_then_full(&mut reader, bytes(node.mine(1).unwrap()[0])).await;
     }
     let status = of(&manager, "a");
     assert!(status.longpoll && status.notices == 0);
     let latency = manager.status().tip_latency;
     assert_eq!((latency.count(), manager.status().tips), (4, 4));
+}
+
+/// A template may come before its node tells the tip it is on. That is no reason either not to hear the other nodes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_template_does_not_decide_for_nodes_that_have_said_nothing_yet() {
+    let (quick, slow, log) = (node(0), node(0), log().await);
+    quick.mine(1).unwrap();
+    relay(&quick, &slow);
+    slow.mine(1).unwrap();
+    quick.faults().delay("getbestblockhash", Duration::from_millis(100));
+    slow.faults().delay(EVERY_METHOD, Duration::from_millis(600));
+    let nodes = vec![deaf("quick", &quick), sim("slow", &slow)];
+    let _manager = start(&log, JobManagerConfig { poll: NEVER, ..config(Chain::Regtest, nodes) }, 1).await;
+    assert_eq!(Reader::new(&log).job().await.prev_hash, bytes(slow.tip()), "the chain with the most work");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -113,10 +127,7 @@ async fn a_longpoll_of_bitcoin_core_tells_of_a_new_tip() {
     let mut reader = Reader::new(&log);
     reader.job().await;
     for _ in 0..3 {
-        let tip = bytes(node.generate(1, &script).unwrap()[0]);
-        let empty = reader.job_until(|job| job.prev_hash == tip).await;
-        let full = reader.job_until(|job| job.segwit).await;
-        assert!(empty.clean && !empty.segwit && !full.clean && full.prev_hash == tip);
+        empty_then_full(&mut reader, bytes(node.generate(1, &script).unwrap()[0])).await;
     }
     assert!(of(&manager, "core").longpoll);
 }

@@ -16,7 +16,7 @@ use sluice_mining::Chain;
 use sluice_mining::block::BlockTx;
 use sluice_proto::v1::{Job, TemplateBody, TemplateChunk};
 use sluice_proto::{Body, Epoch, Offset};
-use sluice_testkit::simnode::SimNode;
+use sluice_testkit::simnode::{SimNode, SimNodeConfig};
 
 /// A guard against hanging, not a measure.
 pub const GUARD: Duration = Duration::from_secs(60);
@@ -33,6 +33,11 @@ pub async fn log() -> Arc<MemoryLog> {
         log.create_topic(&spec).await.unwrap();
     }
     log
+}
+
+/// A simulated node with this many transactions waiting.
+pub fn node(mempool: usize) -> SimNode {
+    SimNode::start(SimNodeConfig { mempool, ..SimNodeConfig::default() }).unwrap()
 }
 
 /// How to reach a simulated node.
