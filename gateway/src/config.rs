@@ -1,11 +1,10 @@
 //! Settings of a gateway.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use sluice_mining::{Chain, Difficulty};
-use sluice_topology::Settings;
+use sluice_topology::{Settings, network};
 
 use crate::{GatewayError, LimitConfig, ListenerConfig, TlsFiles};
 
@@ -201,11 +200,8 @@ fn listener(settings: &Settings) -> Result<ListenerConfig, String> {
 }
 
 fn networks(settings: &Settings, key: &str) -> Result<Vec<IpNet>, String> {
-    let network = |text: &String| {
-        let alone = || text.parse::<IpAddr>().map(IpNet::from);
-        text.parse().or_else(|_| alone()).map_err(|_| format!("{key} must list networks, and {text:?} is none"))
-    };
-    settings.list(key).iter().map(network).collect()
+    let read = |text: &String| network(text).ok_or_else(|| format!("{key} must list networks, and {text:?} is none"));
+    settings.list(key).iter().map(read).collect()
 }
 
 fn limits(settings: &Settings) -> Result<LimitConfig, String> {

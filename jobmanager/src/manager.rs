@@ -130,8 +130,8 @@ impl JobManager {
         let writer = Writer::new(config.clone(), &io, last_job, status.clone(), stopping.clone());
         let mut watches = Vec::with_capacity(config.nodes.len());
         for (number, node) in config.nodes.iter().enumerate() {
-            let notices = Mutex::new(notices.clone());
-            let tell: Tell = Arc::new(move |event| notices.lock().send(Notice::Node(number, event)).is_ok());
+            let notices = notices.clone();
+            let tell: Tell = Arc::new(move |event| notices.send(Notice::Node(number, event)).is_ok());
             watches.push(Watch::start(node, config.chain, config.poll, &tell)?);
         }
         let heard_of = watches.iter().map(|watch| watch.heard().clone()).collect();

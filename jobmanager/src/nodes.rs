@@ -56,13 +56,6 @@ impl Nodes {
         self
     }
 
-    /// Makes the connections that blocks will go out on, so that the first block does not wait for it.
-    pub fn warm(&self) {
-        for link in &self.nodes {
-            link.warm(&mut true);
-        }
-    }
-
     /// Makes the connections that blocks go out on, and keeps them open by asking something at least this often: a node
     /// closes what is idle (Bitcoin Core after 30 s), and blocks are rare. A block does not wait for such a question.
     ///

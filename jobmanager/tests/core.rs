@@ -45,7 +45,7 @@ async fn jobs_follow_the_notices_of_bitcoin_core_and_become_its_blocks() {
     assert_eq!(full.min_ntime, empty.min_ntime);
     // Either job becomes a block: first the empty one, then one of the next.
     let nodes = Nodes::new(&[core("core", &node)]).unwrap();
-    nodes.warm();
+    nodes.keep_warm(NEVER).unwrap();
     let block = Bytes::from(solve_block(&empty, 7, &[]).unwrap());
     let hash = sluice_mining::double_sha256(&block[..80]);
     let send = |hash, height, bytes: &Bytes| {

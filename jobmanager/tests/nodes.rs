@@ -14,7 +14,7 @@ use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_mining::template::{JobParams, Template, build_job};
 use sluice_testkit::simnode::{EVERY_METHOD, Refusal, SimNode, SimNodeConfig};
 use sluice_testkit::work::solve_block;
-use support::{GUARD, bytes, sim};
+use support::{GUARD, NEVER, bytes, sim};
 
 fn node() -> SimNode {
     SimNode::start(SimNodeConfig { mempool: 5, ..SimNodeConfig::default() }).unwrap()
@@ -118,7 +118,8 @@ fn a_bad_node_does_not_hold_back_the_others() {
     dead.faults().refuse(EVERY_METHOD, Some(Refusal::Close));
     let configs = [sim("dead", &dead), sim("refusing", &refusing), sim("good", &good)];
     let nodes = Nodes::new(&configs).unwrap().waiting(GUARD);
-    nodes.warm();
+    nodes.keep_warm(NEVER).unwrap();
+    good.wait_until(GUARD, |view| view.calls.contains_key("uptime")).unwrap();
     let results = nodes.submit(&first(hash, &block));
     let names: Vec<(&str, bool, bool)> =
         results.iter().map(|result| (result.node.as_str(), result.reached, result.accepted)).collect();
@@ -150,7 +151,8 @@ fn a_connection_that_the_node_has_closed_is_made_again() {
     let idle = Duration::from_millis(10);
     let node = SimNode::start(SimNodeConfig { idle, mempool: 2, ..SimNodeConfig::default() }).unwrap();
     let nodes = Nodes::new(&[sim("a", &node)]).unwrap();
-    nodes.warm();
+    nodes.keep_warm(NEVER).unwrap();
+    node.wait_until(GUARD, |view| view.calls.contains_key("uptime")).unwrap();
     let (hash, block) = block_on(&node, 1);
     // Long past the limit: the kept connection is closed.
     std::thread::sleep(idle * 20);

@@ -24,7 +24,6 @@ pub(crate) struct Rows<V> {
     rows: IndexMap<Box<[u8]>, Kept<V>, foldhash::fast::RandomState>,
     /// Places of the rows that have changed since they were last written.
     changed: Vec<usize>,
-    scratch: Vec<u8>,
 }
 
 /// A row that was taken out, by its key.
@@ -40,7 +39,7 @@ struct Kept<V> {
 impl<V: Row> Rows<V> {
     /// Rows of the operator's table number `table`, which nothing else writes to.
     pub(crate) fn of(table: usize) -> Self {
-        Self { table, loaded: false, rows: IndexMap::default(), changed: Vec::new(), scratch: Vec::new() }
+        Self { table, loaded: false, rows: IndexMap::default(), changed: Vec::new() }
     }
 
     /// Reads the rows, if that has not been done.
@@ -48,9 +47,9 @@ impl<V: Row> Rows<V> {
         if std::mem::replace(&mut self.loaded, true) {
             return Ok(());
         }
-        let (rows, scratch, mut failed) = (&mut self.rows, &mut self.scratch, None);
+        let (rows, mut scratch, mut failed) = (&mut self.rows, Vec::new(), None);
         state.scan(self.table, &[], None, &mut |key, row| {
-            let hash = Some(sluice_state::row_hash(scratch, key, row));
+            let hash = Some(sluice_state::row_hash(&mut scratch, key, row));
             let read = V::read(row).map(|value| rows.insert(key.into(), Kept { value, hash, changed: false }));
             failed = read.err();
             failed.is_none()
@@ -70,21 +69,23 @@ impl<V: Row> Rows<V> {
             Some(place) => place,
             None => self.rows.insert_full(key.into(), Kept { value: absent(), hash: None, changed: false }).0,
         };
-        let row = &mut self.rows[place];
-        if !std::mem::replace(&mut row.changed, true) {
-            self.changed.push(place);
-        }
-        Ok(&mut row.value)
+        Ok(self.changing(place))
     }
 
     /// Changes a row that is there.
     pub(crate) fn set(&mut self, key: &[u8], value: V) {
-        if let Some((place, _, row)) = self.rows.get_full_mut(key) {
-            row.value = value;
-            if !std::mem::replace(&mut row.changed, true) {
-                self.changed.push(place);
-            }
+        if let Some(place) = self.rows.get_index_of(key) {
+            *self.changing(place) = value;
         }
+    }
+
+    /// The value of the row at `place`, which is to be written.
+    fn changing(&mut self, place: usize) -> &mut V {
+        let row = &mut self.rows[place];
+        if !std::mem::replace(&mut row.changed, true) {
+            self.changed.push(place);
+        }
+        &mut row.value
     }
 
     /// Keys and values in the order of the keys.

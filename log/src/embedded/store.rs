@@ -51,7 +51,7 @@ pub(super) struct Store {
     db: Database,
     dir: PathBuf,
     partition_options: Options,
-    options: EmbeddedOptions,
+    write_buffer_bytes: usize,
     uuid: [u8; 16],
     /// Sequence numbers at or below this are durable for certain; see [`super::mark`].
     pub(super) recovered: u64,
@@ -67,13 +67,11 @@ impl Store {
         let mut db_options = tuning::database(options);
         db_options.create_if_missing(families.is_none());
         let names = families.unwrap_or_else(|| vec![DEFAULT.into()]);
-        let descriptors = names
-            .iter()
-            .map(|name| ColumnFamilyDescriptor::new(name, tuning::family(&partition_options, name, options)));
+        let descriptors = descriptors(&names, &partition_options, options.write_buffer_bytes);
         let db = Database::open_cf_descriptors(&db_options, &dir, descriptors).map_err(|e| open_error(&dir, &e))?;
         let uuid = identity(&db, &dir, &names)?;
         let recovered = db.latest_sequence_number();
-        Ok(Self { db, dir, partition_options, options: options.clone(), uuid, recovered })
+        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid, recovered })
     }
 
     /// Opens the log in `dir` beside the process that writes it. `scratch` is a directory for RocksDB's own notes.
@@ -87,13 +85,11 @@ impl Store {
         let mut db_options = tuning::database(options);
         // A secondary must hold every file open, since the primary may remove any.
         db_options.set_max_open_files(-1);
-        let descriptors = names
-            .iter()
-            .map(|name| ColumnFamilyDescriptor::new(name, tuning::family(&partition_options, name, options)));
+        let descriptors = descriptors(&names, &partition_options, options.write_buffer_bytes);
         let db = Database::open_cf_descriptors_as_secondary(&db_options, dir.as_path(), scratch, descriptors)
             .map_err(|e| open_error(&dir, &e))?;
         let uuid = read_identity(&db, &dir)?.ok_or_else(|| not_a_log(&dir))?;
-        Ok(Self { db, dir, partition_options, options: options.clone(), uuid, recovered: 0 })
+        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid, recovered: 0 })
     }
 
     /// Identity of the log.
@@ -215,7 +211,7 @@ impl Store {
             let name = partition.to_string();
             if self.db.cf_handle(&name).is_none() {
                 self.db
-                    .create_cf(&name, &tuning::family(&self.partition_options, &name, &self.options))
+                    .create_cf(&name, &tuning::family(&self.partition_options, &name, self.write_buffer_bytes))
                     .map_err(|e| self.error(&e))?;
             }
             let genesis = genesis_record(self.uuid, &partition, info.partitions);
@@ -310,6 +306,16 @@ impl Store {
         families.extend(&default);
         self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(|e| self.error(&e))
     }
+}
+
+/// The column families of these names, each with the options of its own.
+fn descriptors<'a>(
+    names: &'a [String],
+    partition: &'a Options,
+    write_buffer_bytes: usize,
+) -> impl Iterator<Item = ColumnFamilyDescriptor> + 'a {
+    let family = move |name| tuning::family(partition, name, write_buffer_bytes);
+    names.iter().map(move |name| ColumnFamilyDescriptor::new(name, family(name)))
 }
 
 fn synced() -> WriteOptions {

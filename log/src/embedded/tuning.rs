@@ -71,14 +71,14 @@ pub(super) fn partition(options: &EmbeddedOptions, cache: &Cache) -> Options {
     cf
 }
 
-/// `partition` with the memtable size of the column family `name`.
+/// `partition` with the memtable size of the column family `name`, where all together have `write_buffer_bytes`.
 ///
 /// Partitions of a topic fill alike. With memtables of one size they would all be full at once, and writing them all out
 /// would make the syncs of the log wait for as long as the disk takes for the sum of them. So each has another size,
 /// spread evenly between half and all of the largest.
-pub(super) fn family(partition: &Options, name: &str, options: &EmbeddedOptions) -> Options {
+pub(super) fn family(partition: &Options, name: &str, write_buffer_bytes: usize) -> Options {
     let mut cf = partition.clone();
-    cf.set_write_buffer_size(memtable_bytes(name, options.write_buffer_bytes));
+    cf.set_write_buffer_size(memtable_bytes(name, write_buffer_bytes));
     cf
 }
 

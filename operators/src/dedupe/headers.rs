@@ -45,11 +45,11 @@ impl Headers {
     }
 
     fn take_row(&mut self, key: &[u8], row: &[u8]) -> Result<(), OperatorError> {
-        let key: &[u8; 12] = key.try_into().map_err(|_| damaged(key))?;
-        let number = u128::from_be_bytes(std::array::from_fn(|at| if at < 4 { 0 } else { key[at - 4] }));
+        let (id, number) = key.split_first_chunk::<8>().ok_or_else(|| damaged(key))?;
+        let number = number.try_into().map(u32::from_be_bytes).map_err(|_| damaged(key))?;
         let (headers, rest) = row.as_chunks::<32>();
-        let job = self.jobs.entry((number >> 32) as u64).or_default();
-        let in_place = job.rows.len() == number as u32 as usize && job.rows.last().is_none_or(|row| row.len() == ROW);
+        let job = self.jobs.entry(u64::from_be_bytes(*id)).or_default();
+        let in_place = job.rows.len() == number as usize && job.rows.last().is_none_or(|row| row.len() == ROW);
         if !in_place || !rest.is_empty() || headers.is_empty() || headers.len() > ROW {
             return Err(damaged(row));
         }
@@ -92,19 +92,17 @@ impl Job {
         if self.numbers.find(leading(&header), |number| at(*number) == Some(&header)).is_some() {
             return Ok(false);
         }
-        let full = rows.last().is_none_or(|row| row.len() == ROW);
-        let filled = rows.len() - usize::from(!full);
-        let number = filled * ROW + if full { 0 } else { rows.last().map_or(0, Vec::len) };
-        let number = u32::try_from(number)
+        let (count, row) = (self.numbers.len(), self.numbers.len() / ROW);
+        let number = u32::try_from(count)
             .map_err(|_| OperatorError::Record("2^32 accepted headers of one job: add partitions".into()))?;
         self.numbers.insert_unique(leading(&header), number, |number| at(*number).map_or(0, leading));
-        if full {
+        if count.is_multiple_of(ROW) {
             self.rows.push(Vec::with_capacity(ROW));
         }
         if let Some(last) = self.rows.last_mut() {
             last.push(header);
         }
-        self.changed.get_or_insert(filled);
+        self.changed.get_or_insert(row);
         Ok(true)
     }
 }

@@ -117,8 +117,6 @@ impl Kept {
     fn expire(&mut self, live_from: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         if live_from > self.live_from {
             self.live_from = live_from;
-            // What is not written yet must not come back behind the removal.
-            self.headers.settle(HEADERS, &mut cx.state)?;
             self.headers.expire_below(live_from);
             cx.state.expire_below(HEADERS, &live_from.to_be_bytes())?;
             cx.state.put(MARKS, LIVE_FROM, &live_from.to_be_bytes())?;

@@ -120,18 +120,24 @@ fn p1_an_accepted_share_without_a_hash_stops_it() {
 }
 
 proptest! {
-    /// Where batches end, and that the operator starts again in between, shows neither in the verdicts nor in the state.
+    /// Where batches end, and that the operator starts again in between, shows neither in the verdicts nor in the state,
+    /// whether or not jobs expire meanwhile.
     #[test]
     fn s2_batches_do_not_show(
-        shares in proptest::collection::vec((1_u64..4, 0_u64..150), 1..400),
+        shares in proptest::collection::vec((0_u64..3, 0_u64..150, prop::bool::weighted(0.02)), 1..400),
         ends in proptest::collection::vec((1_usize..120, any::<bool>()), 0..12),
     ) {
+        let live = |from: &mut u64, (behind, number, expires): (u64, u64, bool)| {
+            *from += u64::from(expires);
+            Some(Verdict { live_from_job: *from, ..of_job(*from + behind, number) })
+        };
+        let shares: Vec<Verdict> = shares.into_iter().scan(1, live).collect();
         let mut whole = Rig::new(&KIND);
-        let expected = run(&mut whole, shares.iter().map(|(job, number)| of_job(*job, *number)));
+        let expected = run(&mut whole, shares.iter().cloned());
         let (mut cut, mut out, mut rest) = (Rig::new(&KIND), Vec::new(), &shares[..]);
         for (length, restart) in ends.into_iter().chain([(shares.len(), false)]) {
             let (batch, left) = rest.split_at(length.min(rest.len()));
-            out.extend(run(&mut cut, batch.iter().map(|(job, number)| of_job(*job, *number))));
+            out.extend(run(&mut cut, batch.iter().cloned()));
             cut.commit();
             if restart {
                 cut.restart(&[]);

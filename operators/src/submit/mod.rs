@@ -151,14 +151,12 @@ impl Submit {
 
     /// Asks the nodes about every block that is not settled, at a job for a block of `height`.
     fn follow(&mut self, height: u32, time: EventTime, cx: &mut Context<'_>) -> Result<(), OperatorError> {
-        for (hash, _) in rows(OPEN, cx)? {
-            let row = cx.state.get(BLOCKS, &hash)?.ok_or_else(|| damaged(&hash))?;
-            let known = BlockOutcome::decode(row.clone()).map_err(|_| damaged(&row))?;
-            let key = hash_of(&hash)?;
+        for known in open_blocks(cx)? {
+            let key = hash_of(&known.hash)?;
             let status = match self.nodes.status(key, known.height) {
                 Ok(status) => status,
                 Err(cause) => {
-                    tracing::warn!(block = %display_hash(&hash), cause, "no node says where the block stands");
+                    tracing::warn!(block = %display_hash(&key), cause, "no node says where the block stands");
                     continue;
                 }
             };
@@ -173,9 +171,9 @@ impl Submit {
                 continue;
             };
             self.told.insert(key);
-            tracing::info!(block = %display_hash(&hash), height = known.height, ?step, confirmations, "block");
+            tracing::info!(block = %display_hash(&key), height = known.height, ?step, confirmations, "block");
             if matches!(step, BlockStatus::Confirmed | BlockStatus::Orphaned) {
-                cx.state.delete(OPEN, &hash)?;
+                cx.state.delete(OPEN, &key)?;
                 self.told.remove(&key);
             }
             let outcome = BlockOutcome { status: step.into(), confirmations, nodes: Vec::new(), ..known };
@@ -188,37 +186,35 @@ impl Submit {
     /// is not in the chain anyway; where the chain has grown by maturity and nobody knows it, it is buried.
     fn step(&self, known: &BlockOutcome, now: ChainStatus, height: u32) -> Option<(BlockStatus, u32)> {
         let (status, buried) = (known.status(), height >= known.height.saturating_add(self.maturity));
+        let away = matches!(status, BlockStatus::Inactive | BlockStatus::Refused);
         match now {
             ChainStatus::Active { confirmations } if confirmations >= self.maturity => {
                 Some((BlockStatus::Confirmed, confirmations))
             }
-            ChainStatus::Active { confirmations } => {
-                let away = matches!(status, BlockStatus::Inactive | BlockStatus::Refused);
-                away.then_some((BlockStatus::Active, confirmations))
-            }
+            ChainStatus::Active { confirmations } => away.then_some((BlockStatus::Active, confirmations)),
             ChainStatus::Inactive { rival_confirmations } if rival_confirmations >= self.maturity => {
                 Some((BlockStatus::Orphaned, 0))
             }
-            ChainStatus::Inactive { .. } => {
-                let away = matches!(status, BlockStatus::Inactive | BlockStatus::Refused);
-                (!away).then_some((BlockStatus::Inactive, 0))
-            }
+            ChainStatus::Inactive { .. } => (!away).then_some((BlockStatus::Inactive, 0)),
             ChainStatus::Unknown => (status == BlockStatus::Refused && buried).then_some((BlockStatus::Orphaned, 0)),
         }
     }
 }
 
-/// Whether another block of ours is in the chain at this block's height, as far as is known.
+/// Whether another block of ours is in the chain at this block's height, as far as is known. This one, which is only
+/// about to be sent, is not open yet.
 fn has_sibling(block: &SolvedBlock, cx: &Context<'_>) -> Result<bool, OperatorError> {
-    for (hash, _) in rows(OPEN, cx)? {
+    let stands = |other: &BlockOutcome| matches!(other.status(), BlockStatus::Accepted | BlockStatus::Active);
+    Ok(open_blocks(cx)?.iter().any(|other| stands(other) && other.height == block.height))
+}
+
+/// The blocks that are not settled, as last written.
+fn open_blocks(cx: &Context<'_>) -> Result<Vec<BlockOutcome>, OperatorError> {
+    let outcome = |(hash, _): (Vec<u8>, Bytes)| {
         let row = cx.state.get(BLOCKS, &hash)?.ok_or_else(|| damaged(&hash))?;
-        let other = BlockOutcome::decode(row.clone()).map_err(|_| damaged(&row))?;
-        let stands = matches!(other.status(), BlockStatus::Accepted | BlockStatus::Active);
-        if stands && other.height == block.height && other.hash != block.hash {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+        BlockOutcome::decode(row.clone()).map_err(|_| damaged(&row))
+    };
+    rows(OPEN, cx)?.into_iter().map(outcome).collect()
 }
 
 /// Where a block stands that has taken no step, as an outcome; a refused one stands nowhere.

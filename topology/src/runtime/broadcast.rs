@@ -138,10 +138,10 @@ impl Broadcast {
     /// Where the table has forgotten what the record at `offset` brought, reads the topic again, from further and further
     /// back, until the table knows it again. A record that the log has trimmed stays forgotten.
     pub(crate) async fn recall(&mut self, offset: Offset, lookups: &mut Lookups) -> Result<(), TaskError> {
-        let Some(table) = lookups.get_mut(self.kind) else { return Ok(()) };
-        if offset >= self.kept_from || !table.has_forgotten(offset) {
+        if offset >= self.kept_from {
             return Ok(());
         }
+        let Some(table) = lookups.get_mut(self.kind).filter(|table| table.has_forgotten(offset)) else { return Ok(()) };
         let (start, mut span) = (self.feed.start_of_log().await?, RECALL);
         loop {
             let from = Offset::new((offset.get() + 1).saturating_sub(span)).max(start);

@@ -10,7 +10,7 @@ use sluice_proto::Offset;
 use sluice_proto::v1::Envelope;
 
 use super::lanes::Watermarks;
-use super::reader::{Gate, READ_BYTES, ReadError};
+use super::reader::{Gate, READ_BYTES, ReadError, TopicReader};
 
 /// Reads that may wait for their turn: one is worked on, the others are ahead. A reader does not ask for more.
 const PREFETCH: usize = 2;
@@ -82,16 +82,14 @@ impl Feed {
 
     /// The records from `from` to `to`, once more; the position stays where it is. Fewer where the log has fewer.
     pub(crate) async fn read_again(&self, from: Offset, to: Offset) -> Result<Vec<(Offset, Envelope)>, ReadError> {
-        let partition = self.gate.partition.clone();
-        let mut gate = Gate::new(partition.clone(), self.log.uuid(), Watermarks::mid_stream());
-        let (mut again, mut at) = (Vec::new(), from);
-        while at <= to {
-            let read = self.log.read(&partition, at, READ_BYTES, Duration::ZERO).await;
-            let records = read.map_err(|error| gate.log_error(at, error))?;
-            let Some(last) = records.last() else { break };
-            at = last.offset.next();
-            for record in records.into_iter().take_while(|record| record.offset <= to) {
-                again.extend(gate.pass(record)?.map(|admitted| (admitted.offset, admitted.envelope)));
+        let mut reader = TopicReader::new(self.log.clone(), self.gate.partition.clone(), from);
+        let mut again = Vec::new();
+        while reader.position() <= to {
+            let before = reader.position();
+            let records = reader.next_batch(Duration::ZERO).await?;
+            again.extend(records.into_iter().filter(|(offset, _)| *offset <= to));
+            if reader.position() == before {
+                break;
             }
         }
         Ok(again)

@@ -93,7 +93,10 @@ impl Outbox {
         let topic = &mut self.topics[topic];
         let count = topic.outlets.len() as u32;
         let mut envelope = Envelope::new(event_time, Default::default(), Arc::unwrap_or_clone(body));
-        let by_hash = |key: &[u8]| partition_of(key, count)..partition_of(key, count) + 1;
+        let by_hash = |key: &[u8]| {
+            let number = partition_of(key, count);
+            number..number + 1
+        };
         let chosen = match key {
             Key::Bytes(key) => by_hash(key),
             Key::Session(id) => by_hash(&id.to_be_bytes()),

@@ -19,6 +19,7 @@ pub use problem::{Note, Problem, Report};
 pub(crate) use problem::{Problems, nearest, quoted_list};
 pub use secret::{Secret, SecretError};
 pub use source::{FileText, Position, Span};
+pub use value::network;
 pub(crate) use value::{HostPort, format_duration};
 
 pub(crate) use declare::declarations;

@@ -1,6 +1,9 @@
 //! Settings as text -> values.
 
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::kind::SettingType;
 use crate::settings::SettingValue;
@@ -59,7 +62,7 @@ pub(crate) fn parse_scalar(ty: SettingType, text: &str) -> Result<SettingValue, 
             Some(_) => Ok(SettingValue::Text(text.to_owned())),
             None => Err(expected(SettingType::Address)),
         },
-        SettingType::Networks if is_network(text) => Ok(SettingValue::Text(text.to_owned())),
+        SettingType::Networks if network(text).is_some() => Ok(SettingValue::Text(text.to_owned())),
         SettingType::Networks => Err(NETWORK.to_owned()),
         SettingType::Secret | SettingType::Word(_) | SettingType::Decimal | SettingType::Entries(_) => {
             Err(expected(ty))
@@ -90,8 +93,10 @@ pub(crate) fn expected(ty: SettingType) -> String {
 /// What an item of a list of networks looks like.
 const NETWORK: &str = "a network such as `10.0.0.0/8`, `fd00::/8` or `192.0.2.7`";
 
-fn is_network(text: &str) -> bool {
-    text.parse::<ipnet::IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok()
+/// Reads an item of a list of networks ([`SettingType::Networks`]): a network, or an address alone.
+pub fn network(text: &str) -> Option<IpNet> {
+    let alone = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| alone()).ok()
 }
 
 fn digits(text: &str) -> Option<u64> {
