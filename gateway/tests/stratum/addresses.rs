@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::json;
 use sluice_gateway::GatewayConfig;
-use sluice_log::MemoryLog;
 use sluice_proto::v1::Submission;
 
 use crate::jobs::{HARD, job};
@@ -17,24 +16,18 @@ pub fn limited() -> GatewayConfig {
     config
 }
 
-async fn start(config: GatewayConfig) -> Pool {
-    Pool::on(MemoryLog::new(), 1, config).await
-}
-
 #[tokio::test]
 async fn an_address_has_so_many_connections_and_gets_them_back() {
     let mut config = limited();
     config.limits.connections = 2;
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let (one, mut two) = (pool.miner(false).await, pool.miner(false).await);
     assert!(pool.connect().await.end().await.is_empty());
     assert_eq!(two.ask("mining.ping", json!([])).await["result"], "pong");
     let status = pool.gateway.status();
     assert_eq!((status.connections, status.connections_refused, status.limits.refused_many), (2, 1, 1));
     drop(one);
-    while pool.gateway.status().connections > 1 {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.connections <= 1).await;
     pool.miner(false).await;
 }
 
@@ -43,7 +36,7 @@ async fn an_address_connects_so_often() {
     let mut config = limited();
     // One comes back per minute.
     config.limits.connects = 1;
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut miner = pool.miner(false).await;
     assert!(pool.connect().await.end().await.is_empty());
     assert_eq!(pool.gateway.status().limits.refused_often, 1);
@@ -54,7 +47,7 @@ async fn an_address_connects_so_often() {
 async fn addresses_without_limits_have_none() {
     let mut config = config();
     (config.limits.connects, config.limits.connections, config.limits.messages) = (1, 1, 1);
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut miners = [pool.miner(false).await, pool.miner(false).await, pool.miner(false).await];
     for _ in 0..100 {
         for miner in &mut miners {
@@ -69,7 +62,7 @@ async fn addresses_without_limits_have_none() {
 async fn messages_beyond_the_rate_wait_and_are_answered() {
     let mut config = limited();
     config.limits.messages = 500;
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut miner = pool.miner(false).await;
     let mut sent = 0;
     while pool.gateway.status().limits.throttled == 0 {
@@ -104,7 +97,7 @@ async fn flood(miner: &mut Miner, shares: impl Iterator<Item = Submission>) -> u
 
 #[tokio::test]
 async fn an_address_with_a_flood_of_invalid_shares_is_banned() {
-    let pool = start(strict()).await;
+    let pool = Pool::with(strict()).await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let (mut bad, mut good) = (pool.miner(true).await, pool.miner(true).await);
@@ -122,23 +115,21 @@ async fn an_address_with_a_flood_of_invalid_shares_is_banned() {
 
 #[tokio::test]
 async fn an_address_with_lines_that_are_no_requests_is_banned() {
-    let pool = start(strict()).await;
+    let pool = Pool::with(strict()).await;
     for _ in 0..4 {
         let mut noisy = pool.connect().await;
         noisy.try_send(b"x\ny\nz\n1\n2\n3\n4\n5\n6\n7\n").await.unwrap();
         noisy.end().await;
     }
     // The last of them may be counted behind its end.
-    while pool.gateway.status().limits.bans == 0 {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.limits.bans > 0).await;
     assert!(pool.connect().await.end().await.is_empty());
 }
 
 /// A miner far away is late at each new block, and cannot help it.
 #[tokio::test]
 async fn stale_shares_ban_nobody() {
-    let pool = start(strict()).await;
+    let pool = Pool::with(strict()).await;
     let old = job(0x100, 1, HARD);
     pool.publish(&old).await;
     let mut miner = pool.miner(true).await;
@@ -157,7 +148,7 @@ async fn stale_shares_ban_nobody() {
 async fn who_does_not_log_in_is_let_go() {
     let mut config = config();
     config.login_timeout = Duration::from_secs(1);
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut miner = pool.miner(false).await;
     let mut late = pool.connect().await;
     assert_eq!(late.ask("mining.subscribe", json!([])).await["error"], json!(null));
@@ -170,7 +161,7 @@ async fn who_does_not_log_in_is_let_go() {
 async fn a_silent_session_is_let_go() {
     let mut config = config();
     config.idle_timeout = Duration::from_secs(1);
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut miner = pool.miner(false).await;
     assert!(miner.end().await.is_empty());
     assert_eq!(pool.gateway.status().timed_out_idle, 1);
@@ -180,7 +171,7 @@ async fn a_silent_session_is_let_go() {
 async fn without_limits_of_time_silence_is_no_matter() {
     let mut config = config();
     (config.idle_timeout, config.login_timeout) = (Duration::ZERO, Duration::ZERO);
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let (mut quiet, mut miner) = (pool.connect().await, pool.miner(false).await);
     // Long enough for every connection to be looked after once.
     tokio::time::sleep(Duration::from_millis(2200)).await;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sluice_log::MemoryLog;
 
 use crate::jobs::{HARD, job};
 use crate::pool::{Pool, config};
@@ -15,7 +14,7 @@ async fn draining_miners_are_sent_away_and_served_until_they_go() {
     config.drain = Duration::from_secs(600);
     config.drain_to = Some("pool.example:3334".into());
     // Miners are told over half of this time; the first of each worker is told at once.
-    let pool = Pool::on(MemoryLog::new(), 1, config).await;
+    let pool = Pool::with(config).await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let (mut miner, address) = (pool.miner(true).await, pool.gateway.addresses()[0]);
@@ -41,7 +40,7 @@ async fn draining_miners_are_sent_away_and_served_until_they_go() {
 async fn who_does_not_go_is_answered_and_closed_when_the_time_is_over() {
     let mut config = config();
     config.drain = Duration::from_millis(100);
-    let pool = Pool::on(MemoryLog::new(), 1, config).await;
+    let pool = Pool::with(config).await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let mut miner = pool.miner(true).await;

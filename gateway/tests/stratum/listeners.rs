@@ -20,10 +20,6 @@ pub fn with(mut config: GatewayConfig, change: impl FnOnce(&mut ListenerConfig))
     config
 }
 
-async fn start(config: GatewayConfig) -> Pool {
-    Pool::on(MemoryLog::new(), 1, config).await
-}
-
 #[tokio::test]
 async fn each_listener_has_its_difficulty_its_limit_and_its_name() {
     let mut config = with(config(), |listener| {
@@ -32,7 +28,7 @@ async fn each_listener_has_its_difficulty_its_limit_and_its_name() {
         listener.max_connections = Some(1);
     });
     config.listen = vec!["127.0.0.1:0".into()];
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     pool.publish(&job(0x100, 1, HARD)).await;
     let addresses = pool.gateway.addresses();
     let mut first = Vec::new();
@@ -53,9 +49,7 @@ async fn each_listener_has_its_difficulty_its_limit_and_its_name() {
     // What vardiff decides is bound by the listener, too.
     let session = pool.session_of(&mut miners[1]).await;
     pool.decide(session, Difficulty::ONE).await;
-    while pool.gateway.status().targets == 0 {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.targets > 0).await;
     pool.publish(&job(0x101, 1, HARD)).await;
     loop {
         let line = miners[1].next().await;
@@ -77,7 +71,7 @@ const SUBSCRIBE: &[u8] = b"{\"id\":1,\"method\":\"mining.subscribe\",\"params\":
 
 #[tokio::test]
 async fn a_load_balancers_header_says_whose_limits_hold() {
-    let pool = start(behind_balancers()).await;
+    let pool = Pool::with(behind_balancers()).await;
     let v1 = |source: &str| format!("PROXY TCP4 {source} 127.0.0.1 5555 3333\r\n").into_bytes();
     let mut one = pool.connect().await;
     one.send(&[&v1("192.0.2.1")[..], SUBSCRIBE].concat()).await;
@@ -108,7 +102,7 @@ async fn a_load_balancers_header_says_whose_limits_hold() {
 
 #[tokio::test]
 async fn who_comes_through_a_load_balancer_mines_like_any_other() {
-    let pool = start(behind_balancers()).await;
+    let pool = Pool::with(behind_balancers()).await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let mut miner = pool.connect().await;
@@ -124,7 +118,7 @@ async fn who_comes_through_a_load_balancer_mines_like_any_other() {
 async fn a_load_balancer_must_send_a_header_in_time_and_nobody_else_may() {
     let mut config = behind_balancers();
     config.handshake_timeout = Duration::from_secs(1);
-    let pool = start(config).await;
+    let pool = Pool::with(config).await;
     let mut bare = pool.connect().await;
     bare.send(SUBSCRIBE).await;
     assert!(bare.end().await.is_empty());
@@ -135,7 +129,7 @@ async fn a_load_balancer_must_send_a_header_in_time_and_nobody_else_may() {
     assert_eq!(pool.gateway.status().timed_out_handshake, 1);
 
     let elsewhere = |listener: &mut ListenerConfig| listener.proxy_from = vec!["192.0.2.0/24".parse().unwrap()];
-    let pool = start(with(limited(), elsewhere)).await;
+    let pool = Pool::with(with(limited(), elsewhere)).await;
     assert!(pool.connect().await.end().await.is_empty(), "not a load balancer");
     assert_eq!(pool.gateway.status().connections_refused, 1);
 
@@ -143,7 +137,7 @@ async fn a_load_balancer_must_send_a_header_in_time_and_nobody_else_may() {
         elsewhere(listener);
         listener.proxy_others = true;
     });
-    let pool = start(direct).await;
+    let pool = Pool::with(direct).await;
     let mut direct = pool.miner(false).await;
     assert_eq!(direct.ask("mining.ping", json!([])).await["result"], "pong");
     let mut liar = pool.connect().await;

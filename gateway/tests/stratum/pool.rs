@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_gateway::{Gateway, GatewayConfig, GatewayError, GatewayIo};
+use sluice_gateway::{Gateway, GatewayConfig, GatewayError, GatewayIo, GatewayStatus};
 use sluice_log::{MemoryLog, Partition, SharedLog, TopicSpec};
 use sluice_mining::{Chain, Difficulty};
 use sluice_proto::v1::{DifficultyTarget, Envelope, Job, Submission};
@@ -62,7 +62,12 @@ pub fn config() -> GatewayConfig {
 impl Pool {
     /// A gateway on a log in memory.
     pub async fn start() -> Self {
-        Self::on(MemoryLog::new(), 1, config()).await
+        Self::with(config()).await
+    }
+
+    /// A gateway with these settings, on a log in memory.
+    pub async fn with(config: GatewayConfig) -> Self {
+        Self::on(MemoryLog::new(), 1, config).await
     }
 
     /// A gateway on `log`.
@@ -78,6 +83,16 @@ impl Pool {
             |topic: &str, count, task: &str| Producer::new(log.clone(), topic, count, task, Epoch::new(epoch));
         let (jobs, targets) = (producer("jobs", 1, "jobmanager"), producer("targets", 2, "vardiff"));
         Ok(Self { log, gateway, jobs, targets })
+    }
+
+    /// Waits until the gateway `is` so.
+    pub async fn until(&self, is: impl Fn(&GatewayStatus) -> bool) {
+        let wait = async {
+            while !is(&self.gateway.status()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(GUARD, wait).await.expect("the gateway does not get there");
     }
 
     /// The session of a miner that has not submitted a share yet.
@@ -178,6 +193,17 @@ impl Miner {
     /// Sends bytes, if the connection still takes them.
     pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         tokio::time::timeout(GUARD, self.writer.write_all(bytes)).await.expect("the pool does not read")
+    }
+
+    /// Asks and never reads, until the pool ends the connection.
+    pub async fn never_read(&mut self) {
+        let line = format!("{{\"id\":\"{}\",\"method\":\"mining.ping\",\"params\":[]}}\n", "x".repeat(4000));
+        // The system takes some megabytes before the gateway's own bound counts.
+        let mut sent = 0;
+        while self.try_send(line.as_bytes()).await.is_ok() {
+            sent += line.len();
+            assert!(sent < 256 << 20, "still connected after {sent} bytes");
+        }
     }
 
     /// Sends no more.

@@ -33,9 +33,7 @@ fn code(answer: &Value) -> i64 {
 
 /// Waits until the gateway has taken ended connections away.
 async fn connections(pool: &Pool, count: u64) {
-    while pool.gateway.status().connections != count {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.connections == count).await;
 }
 
 async fn sessions(pool: &Pool) -> Vec<u64> {
@@ -153,9 +151,7 @@ async fn s1_a_session_goes_on_after_a_restart_and_at_another_gateway_under_anoth
         assert_eq!(sessions(&pool).await, [session], "one session, one partition");
         // A decision for a session that began elsewhere reaches it.
         pool.decide(session, Difficulty::from_units(2).unwrap()).await;
-        while pool.gateway.status().targets == 0 {
-            tokio::task::yield_now().await;
-        }
+        pool.until(|status| status.targets > 0).await;
         pool.gateway.stop().await;
     }
 }
@@ -170,9 +166,7 @@ async fn a_worker_that_comes_back_begins_where_it_was() {
     assert_eq!(miner.submit(&share).await["result"], true);
     let session = sessions(&pool).await[0];
     pool.decide(session, Difficulty::from_units(4).unwrap()).await;
-    while pool.gateway.status().targets == 0 {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.targets > 0).await;
     drop(miner);
     connections(&pool, 0).await;
     let mut miner = pool.connect().await;

@@ -175,9 +175,7 @@ async fn a_decision_of_vardiff_takes_effect_with_the_next_job() {
     pool.decide(session ^ (1 << 40), Difficulty::ONE).await;
     pool.decide(session, Difficulty::from_integer(2).unwrap()).await;
     // The decision and the next job travel on two topics: the status tells when the first has come.
-    while pool.gateway.status().targets == 0 {
-        tokio::task::yield_now().await;
-    }
+    pool.until(|status| status.targets > 0).await;
     let second = miner.share(&first, true, good.nonce + 1);
     assert_eq!(miner.submit(&second).await["result"], true, "the job of before counts at its difficulty");
     let next = sluice_proto::v1::Job { clean: false, ..job(0x101, 1, HARD) };
@@ -258,7 +256,7 @@ async fn a_notify_reaches_every_session_with_its_difficulty_in_front_once() {
 async fn every_partition_is_told_the_time() {
     let mut fast = config();
     fast.tick = std::time::Duration::from_millis(10);
-    let pool = Pool::on(sluice_log::MemoryLog::new(), 1, fast).await;
+    let pool = Pool::with(fast).await;
     let job = job(0x100, 1, HARD);
     pool.publish(&job).await;
     let mut miners = Vec::new();

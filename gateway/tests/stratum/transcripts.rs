@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use sluice_log::MemoryLog;
 use sluice_mining::{Difficulty, wire};
 use sluice_proto::v1::{Job, Submission};
 
@@ -46,7 +45,7 @@ impl Replay {
                 _ => panic!("{name}: {setting}"),
             }
         }
-        let pool = Pool::on(MemoryLog::new(), 1, config).await;
+        let pool = Pool::with(config).await;
         let miner = pool.connect().await;
         let (jobs, token, extranonce1, pending) = Default::default();
         let (difficulty, mask, decisions) = (Difficulty::MIN, 0, 0);
@@ -82,9 +81,7 @@ impl Replay {
             ["decide", value] => {
                 self.decisions += 1;
                 self.pool.decide(self.session(), Difficulty::parse_wire(value).unwrap()).await;
-                while self.pool.gateway.status().targets < self.decisions {
-                    tokio::task::yield_now().await;
-                }
+                self.pool.until(|status| status.targets >= self.decisions).await;
             }
             ["extranonce"] => {
                 assert!(self.pool.gateway.change_extranonce(self.session()).await);
@@ -97,9 +94,7 @@ impl Replay {
             ["lost"] => {
                 self.miner.shut_down().await;
                 assert!(self.miner.raw_line().await.is_empty());
-                while self.pool.gateway.status().connections != 0 {
-                    tokio::task::yield_now().await;
-                }
+                self.pool.until(|status| status.connections == 0).await;
                 self.miner = self.pool.connect().await;
             }
             _ => panic!("{what}"),
