@@ -162,9 +162,9 @@ impl GatewayConfig {
         plain.chain(self.listeners.iter().cloned()).collect()
     }
 
-    /// `difficulty` within the pool's range, rounded down to one that may be given out.
+    /// `difficulty` within the pool's range, rounded down to one that may be given out. The range may be unchecked yet.
     pub(crate) fn clamp(&self, difficulty: Difficulty) -> Difficulty {
-        difficulty.floor_to_allowed().clamp(self.min_difficulty, self.max_difficulty)
+        difficulty.floor_to_allowed().min(self.max_difficulty).max(self.min_difficulty)
     }
 }
 

@@ -4,9 +4,9 @@
 //! Thousands of miners may share an address, so the defaults bound one address to a part of a gateway and never to one
 //! miner's worth; and a ban keeps new connections out, while of those that are there it ends only the bad ones.
 //!
-//! No message takes a lock: a connection counts for itself, and adds to its address every [`BATCH`] messages and at each
-//! sweep. What is known of an address goes when it is as if it had never come; there are at most `max_connections` with
-//! connections and [`MAX_BANS`] without.
+//! No message takes a lock: a connection counts for itself, and adds to its address every [`BATCH`] messages, and its
+//! shares at each sweep as well. What is known of an address goes when it is as if it had never come; there are at most
+//! `max_connections` with connections and [`MAX_BANS`] without.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -302,7 +302,8 @@ pub(crate) struct Visitor {
 impl Visitor {
     /// Counts a message.
     pub(crate) fn message(&mut self) {
-        self.used += 1;
+        // Without a limit nobody takes them from the address's.
+        self.used = self.used.saturating_add(1);
     }
 
     /// Whether the connection may be read from. Where it may not, it is to be asked again at the next sweep.
@@ -443,6 +444,15 @@ mod tests {
         assert!(visitor.may_read(&limits) && !visitor.is_throttled());
     }
 
+    #[test]
+    fn messages_without_a_limit_never_are_too_many() {
+        let limits = limits(|config| config.messages = 0);
+        let mut visitor = admit(&limits, "192.0.2.1", 0).unwrap();
+        visitor.used = u32::MAX;
+        visitor.message();
+        assert!(visitor.may_read(&limits));
+    }
+
     fn bannable() -> Limits {
         limits(|config| {
             config.ban_count = 100;
@@ -453,15 +463,15 @@ mod tests {
     #[test]
     fn a_flood_of_invalid_shares_is_banned_for_a_time() {
         let limits = bannable();
-        let now = Instant::now();
-        let mut flood = limits.admit(ip("192.0.2.1"), now).unwrap().unwrap();
-        let mut neighbour = limits.admit(ip("192.0.2.1"), now).unwrap().unwrap();
+        let now = limits.start;
+        let mut flood = admit(&limits, "192.0.2.1", 0).unwrap();
+        let mut neighbour = admit(&limits, "192.0.2.1", 0).unwrap();
         assert!((0..96).all(|_| flood.shares(0, 1, &limits)));
         neighbour.shares(5, 0, &limits);
         assert!(!(0..16).all(|_| flood.shares(0, 1, &limits)), "100 of them");
         assert!(neighbour.settle(&limits, Instant::now()), "who sends good shares goes on");
-        assert_eq!(limits.admit(ip("192.0.2.1"), now).unwrap_err(), Refusal::Banned);
-        assert!(limits.admit(ip("192.0.2.2"), now).is_ok());
+        assert_eq!(admit(&limits, "192.0.2.1", 0).unwrap_err(), Refusal::Banned);
+        assert!(admit(&limits, "192.0.2.2", 0).is_ok());
         assert!(!(0..16).all(|_| neighbour.shares(0, 1, &limits)), "who is as bad goes too");
         let status = limits.status(now);
         assert_eq!((status.banned, status.bans, status.refused_banned), (1, 1, 1));
@@ -478,13 +488,12 @@ mod tests {
     #[test]
     fn one_bad_miner_does_not_get_its_neighbours_banned() {
         let limits = bannable();
-        let now = Instant::now();
-        let mut farm = limits.admit(ip("192.0.2.1"), now).unwrap().unwrap();
-        let mut bad = limits.admit(ip("192.0.2.1"), now).unwrap().unwrap();
+        let mut farm = admit(&limits, "192.0.2.1", 0).unwrap();
+        let mut bad = admit(&limits, "192.0.2.1", 0).unwrap();
         for _ in 0..2_000 {
             assert!(farm.shares(2, 0, &limits) && bad.shares(0, 1, &limits));
         }
-        assert_eq!(limits.status(now).bans, 0);
+        assert_eq!(limits.status(limits.start).bans, 0);
     }
 
     #[test]

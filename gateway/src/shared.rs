@@ -140,9 +140,14 @@ impl Shared {
         let _ = self.drain.subscribe().wait_for(|drain| *drain).await;
     }
 
+    /// Whether the gateway lets go of its miners.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
     /// A connection has gone.
     pub(crate) fn has_gone(&self) {
-        if *self.drain.borrow() {
+        if self.is_draining() {
             self.gone.notify_one();
         }
     }
@@ -154,9 +159,10 @@ impl Shared {
         }
     }
 
-    /// Connections there are.
+    /// Connections there are. Counted by listener: no connection changes that, while a sum over the workers would miss
+    /// one that moves between them meanwhile.
     pub(crate) fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.connections.load(Ordering::Relaxed)).sum()
+        self.listeners.iter().map(|listener| listener.connections.load(Ordering::Relaxed)).sum()
     }
 
     /// Tells all threads to stop.
@@ -212,19 +218,22 @@ impl Drop for FailOnPanic {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::ListenerConfig;
     use sluice_log::MemoryLog;
     use sluice_mining::Chain;
     use sluice_proto::Epoch;
 
-    fn shared() -> Arc<Shared> {
+    /// Of a gateway with one listener, and one worker that takes no mail.
+    pub(crate) fn shared() -> Arc<Shared> {
         let log: SharedLog = MemoryLog::new();
         let candidates = Producer::new(log.clone(), "candidates", 1, "stratumd", Epoch::new(1));
         let identities = Identities::new(0, Epoch::new(1), 1, 1);
         let config = GatewayConfig::new("stratumd", Chain::Regtest);
+        let listeners = vec![Listener::new(&config, &ListenerConfig::plain("127.0.0.1:0")).unwrap()];
         let (tokens, mail) = (Tokens::new([0; 16]), vec![tokio::sync::mpsc::channel(1).0]);
-        Arc::new(Shared::new(config, Vec::new(), identities, tokens, log, candidates, mail))
+        Arc::new(Shared::new(config, listeners, identities, tokens, log, candidates, mail))
     }
 
     #[tokio::test]

@@ -56,6 +56,8 @@ pub(crate) struct Handover {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) moved: Moved,
+    /// The worker it comes from, where it is counted until it has been taken over.
+    pub(crate) from: u32,
 }
 
 /// A worker on its thread.

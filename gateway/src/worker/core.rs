@@ -104,6 +104,11 @@ impl Core {
         }
     }
 
+    /// The worker's number.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Connections there are.
     pub(super) fn connections(&self) -> usize {
         self.connections.len() - self.free.len()
@@ -115,7 +120,8 @@ impl Core {
         self.place(peer, State::new(session, link, writer, Vec::new()))
     }
 
-    fn place(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
+    /// Takes a connection in that is as far as `state` says.
+    pub(super) fn place(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
         let place = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.connections.len() - 1
@@ -289,6 +295,10 @@ impl Core {
         }
         if !was_ready && state.session.is_ready() {
             add(&counters.sessions, 1);
+            if shared.is_draining() {
+                // Its turn to be sent away may have passed while it logged in.
+                turn.replies.extend_from_slice(&shared.farewell);
+            }
         }
         if !entrance::count(shared, state, &mut turn) {
             state.end(Ended::Refused(entrance::BANNED));
@@ -419,10 +429,11 @@ impl Core {
         self.connections.iter().flatten().for_each(|connection| connection.state.borrow().wake());
     }
 
-    /// A connection that was handed over could not be served.
+    /// A connection that is counted here could not be served, or not be handed over.
     pub(super) fn lost_connection(&self, link: &Link) {
         self.shared.listeners[link.listener].connections.fetch_sub(1, Ordering::Relaxed);
         counters(&self.shared, self.number).connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.has_gone();
     }
 }
 

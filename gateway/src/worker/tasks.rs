@@ -54,7 +54,7 @@ impl Worker {
         while let Some(letter) = mail.recv().await {
             match letter {
                 Mail::Serve(handover) => self.take_over(*handover),
-                Mail::Tell(to, line) => self.core.borrow_mut().tell(to, &line),
+                Mail::Tell(to, line) => self.core.borrow().tell(to, &line),
                 Mail::ChangeExtranonce(session) => self.core.borrow_mut().change_extranonce(session),
             }
         }
@@ -62,17 +62,21 @@ impl Worker {
 
     /// Goes on serving a connection of another worker.
     fn take_over(self: &Rc<Self>, handover: Handover) {
-        let Handover { stream, peer, moved } = handover;
+        let Handover { stream, peer, moved, from } = handover;
         let Moved { session, link, out, begun } = moved;
+        self.core.borrow().count_moved(from);
         match tokio::net::TcpStream::from_std(stream) {
             Ok(stream) => {
                 let (reader, writer) = stream.into_split();
-                let connection = self.core.borrow_mut().add_moved(peer, State::new(session, link, writer, out));
+                let connection = self.core.borrow_mut().place(peer, State::new(session, link, writer, out));
                 let block = self.core.borrow_mut().take_begun(&connection, &begun);
                 self.took(block);
                 self.spawn(Rc::clone(self).serve(connection, reader));
             }
-            Err(error) => tracing::warn!(%peer, %error, "a connection could not be taken over"),
+            Err(error) => {
+                self.core.borrow().lost_connection(&link);
+                tracing::warn!(%peer, %error, "a connection could not be taken over");
+            }
         }
     }
 
@@ -85,16 +89,19 @@ impl Worker {
             Ok(stream) => stream.into_std().map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
-        match stream {
-            Ok(stream) => {
-                let handover = Handover { stream, peer, moved };
-                if let Some(sender) = self.shared.mail.get(to as usize)
-                    && sender.send(Mail::Serve(Box::new(handover))).await.is_err()
-                {
-                    tracing::debug!(%peer, "a connection was to be handed over after the stop");
-                }
+        match (stream, self.shared.mail[to as usize].reserve().await) {
+            (Ok(stream), Ok(room)) => {
+                let from = self.core.borrow().number();
+                room.send(Mail::Serve(Box::new(Handover { stream, peer, moved, from })));
             }
-            Err(error) => tracing::warn!(%peer, error, "a connection could not be handed over"),
+            (Err(error), _) => {
+                self.core.borrow().lost_connection(&moved.link);
+                tracing::warn!(%peer, error, "a connection could not be handed over");
+            }
+            (Ok(_), Err(_)) => {
+                self.core.borrow().lost_connection(&moved.link);
+                tracing::debug!(%peer, "a connection was to be handed over after the stop");
+            }
         }
     }
 
@@ -205,7 +212,7 @@ impl Worker {
         let mut interval = tokio::time::interval(AWAY_STEP);
         for slice in 0..slices {
             interval.tick().await;
-            self.core.borrow().send_away(slice, slices);
+            self.core.borrow().tell_slice(&self.shared.farewell, slice, slices);
         }
     }
 
@@ -238,5 +245,40 @@ async fn durable(rounds: &mut VecDeque<(RoundAppend, Round)>) -> Result<(), LogE
         None => pending().await,
         Some((None, _)) => Ok(()),
         Some((Some(append), _)) => append.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::sync::atomic::Ordering;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::connection::Link;
+    use crate::outlet::Outlet;
+    use crate::shared::tests::shared;
+    use crate::worker::core::Core;
+
+    /// A drain would wait for it until its time is over.
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_handed_over_is_not_waited_for() {
+        let shared = shared();
+        shared.workers[0].connections.store(1, Ordering::Relaxed);
+        shared.listeners[0].connections.store(1, Ordering::Relaxed);
+        let core = RefCell::new(Core::new(Arc::clone(&shared), 0, Outlet::new(Vec::new(), 1)));
+        let worker = Worker { core, filled: Notify::new(), removed: Notify::new(), shared: Arc::clone(&shared) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _miner = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let (reader, writer) = stream.into_split();
+        let connection = worker.core.borrow_mut().add(peer, Link::default(), writer);
+        shared.drain();
+        // The first of them waits already when the second begins.
+        let both = async { tokio::join!(shared.empty(), worker.hand_over(0, &connection, reader)) };
+        tokio::time::timeout(Duration::from_secs(60), both).await.expect("nobody was told that it has gone");
+        assert_eq!((worker.core.borrow().connections(), shared.status().connections), (0, 0));
     }
 }

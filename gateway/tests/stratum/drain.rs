@@ -37,6 +37,29 @@ async fn draining_miners_are_sent_away_and_served_until_they_go() {
 }
 
 #[tokio::test]
+async fn who_logs_in_during_a_drain_is_sent_away_as_well() {
+    let mut config = config();
+    config.workers = 1;
+    config.drain = Duration::from_secs(600);
+    let pool = Pool::with(config).await;
+    let mut late = pool.connect().await;
+    assert_eq!(late.ask("mining.ping", json!([])).await["result"], "pong");
+    let mut miner = pool.miner(false).await;
+    let gateway = Arc::new(pool.gateway);
+    let drain = tokio::spawn({
+        let gateway = Arc::clone(&gateway);
+        async move { gateway.drain().await }
+    });
+    // Who came first would have been told first.
+    assert_eq!(miner.next().await["method"], "client.reconnect");
+    late.log_in().await;
+    assert_eq!(late.next().await["method"], "client.reconnect");
+    drop((late, miner));
+    drain.await.unwrap();
+    gateway.stop().await;
+}
+
+#[tokio::test]
 async fn who_does_not_go_is_answered_and_closed_when_the_time_is_over() {
     let mut config = config();
     config.drain = Duration::from_millis(100);

@@ -154,4 +154,14 @@ async fn a_listener_that_cannot_work_is_no_start() {
     });
     let error = Pool::try_on(MemoryLog::new(), 1, twisted).await.err().unwrap().to_string();
     assert!(error.contains("127.0.0.1:0 must lie between"), "{error} for {ADDRESS}");
+    // Where it says nothing of the first difficulty, none fits in.
+    let upside_down = with(config(), |listener| {
+        listener.min_difficulty = Difficulty::from_integer(8);
+        listener.max_difficulty = Difficulty::from_integer(4);
+    });
+    let beyond = with(config(), |listener| listener.min_difficulty = Some(Difficulty::MAX));
+    for config in [upside_down, beyond] {
+        let error = Pool::try_on(MemoryLog::new(), 1, config).await.err().unwrap().to_string();
+        assert!(error.contains("127.0.0.1:0 must lie between"), "{error}");
+    }
 }

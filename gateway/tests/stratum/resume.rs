@@ -92,6 +92,7 @@ async fn a_token_takes_the_session_from_a_connection_that_hangs_and_brings_it_to
     assert_eq!(miner.submit(&next).await["result"], true);
     let status = pool.gateway.status();
     assert_eq!((status.connections, status.sessions_authorized), (1, 1));
+    assert_eq!(status.listeners[0].connections, 1);
     assert_eq!((status.sessions_resumed, status.connections_moved), (1, 1));
     assert_eq!(sessions(&pool).await.len(), 1);
 }

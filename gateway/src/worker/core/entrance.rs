@@ -42,17 +42,6 @@ impl Core {
             look_after(&self.shared, counters, &mut connection.state.borrow_mut(), now);
         }
     }
-
-    /// Asks the sessions of one of `slices` to connect again, elsewhere if there is a place.
-    pub(in crate::worker) fn send_away(&self, slice: usize, slices: usize) {
-        let (line, limit) = (&self.shared.farewell, self.shared.config.output_limit);
-        for connection in self.connections.iter().skip(slice).step_by(slices).flatten() {
-            let mut state = connection.state.borrow_mut();
-            if state.session.is_ready() {
-                state.send(line, limit);
-            }
-        }
-    }
 }
 
 /// Takes the load balancer's header in front of `bytes`; what is the miner's, unless more must come first or the

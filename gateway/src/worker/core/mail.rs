@@ -1,27 +1,25 @@
 //! What a worker does because another one, or the gateway's owner, asks for it.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::{BlockAppend, Core, counters};
-use crate::connection::{Connection, Moved, State};
+use crate::connection::{Connection, Moved};
 use crate::status::add;
 
 impl Core {
-    /// Takes a connection of another worker in, with what could not be written yet.
-    pub(in crate::worker) fn add_moved(&mut self, peer: SocketAddr, state: State) -> Rc<Connection> {
-        let counters = counters(&self.shared, self.number);
-        counters.connections.fetch_add(1, Ordering::Relaxed);
-        add(&counters.connections_moved, 1);
-        self.place(peer, state)
+    /// A connection has come from the worker `from`: from now on it is counted here.
+    pub(in crate::worker) fn count_moved(&self, from: u32) {
+        let here = counters(&self.shared, self.number);
+        here.connections.fetch_add(1, Ordering::Relaxed);
+        counters(&self.shared, from).connections.fetch_sub(1, Ordering::Relaxed);
+        add(&here.connections_moved, 1);
     }
 
-    /// Takes a connection away that another worker goes on with.
+    /// Takes a connection away that another worker goes on with. It is counted here until that one has it.
     pub(in crate::worker) fn detach(&mut self, connection: &Connection) -> Option<(OwnedWriteHalf, Moved)> {
-        counters(&self.shared, self.number).connections.fetch_sub(1, Ordering::Relaxed);
         self.connections[connection.place] = None;
         self.free.push(connection.place);
         connection.state.borrow_mut().detach(&self.shared.config)
@@ -34,20 +32,23 @@ impl Core {
     }
 
     /// Sends a line to a session, or to all that get jobs.
-    pub(in crate::worker) fn tell(&mut self, to: Option<u64>, line: &[u8]) {
-        let limit = self.shared.config.output_limit;
+    pub(in crate::worker) fn tell(&self, to: Option<u64>, line: &[u8]) {
         match to {
             Some(session) => match self.sessions.connection(session) {
-                Some(connection) => connection.state.borrow_mut().send(line, limit),
+                Some(connection) => connection.state.borrow_mut().send(line, self.shared.config.output_limit),
                 None => tracing::debug!(session, "a message for a session that is gone"),
             },
-            None => {
-                for connection in self.connections.iter().flatten() {
-                    let mut state = connection.state.borrow_mut();
-                    if state.session.is_ready() {
-                        state.send(line, limit);
-                    }
-                }
+            None => self.tell_slice(line, 0, 1),
+        }
+    }
+
+    /// Sends a line to those of one of `slices` that get jobs.
+    pub(in crate::worker) fn tell_slice(&self, line: &[u8], slice: usize, slices: usize) {
+        let limit = self.shared.config.output_limit;
+        for connection in self.connections.iter().skip(slice).step_by(slices).flatten() {
+            let mut state = connection.state.borrow_mut();
+            if state.session.is_ready() {
+                state.send(line, limit);
             }
         }
     }
