@@ -160,13 +160,19 @@ impl State {
     /// Writes `bytes`; what the system does not take is kept, up to `limit` bytes. Beyond them the miner is not reading,
     /// and the connection is ended.
     pub(crate) fn send(&mut self, bytes: &[u8], limit: usize) {
-        if let Some(tls) = self.link.tls.as_mut().filter(|_| self.ended.is_none() && !bytes.is_empty()) {
-            return match tls.encrypt(bytes) {
-                Ok(()) => self.send_encrypted(limit),
-                Err(error) => self.end(Ended::Failed(error.kind())),
-            };
+        if self.ended.is_some() || bytes.is_empty() {
+            return;
         }
-        let Some(writer) = self.writer.as_ref().filter(|_| self.ended.is_none() && !bytes.is_empty()) else { return };
+        let Some(tls) = &mut self.link.tls else { return self.write(bytes, limit) };
+        match tls.encrypt(bytes) {
+            Ok(()) => self.send_encrypted(limit),
+            Err(error) => self.end(Ended::Failed(error.kind())),
+        }
+    }
+
+    /// Writes what the socket is to carry, even after the end: a goodbye comes behind it.
+    fn write(&mut self, bytes: &[u8], limit: usize) {
+        let Some(writer) = self.writer.as_ref().filter(|_| !bytes.is_empty()) else { return };
         let mut rest = bytes;
         if self.out.is_empty() {
             match writer.try_write(bytes) {
@@ -204,24 +210,11 @@ impl State {
 
     /// Writes what TLS has to send, like [`State::send`].
     fn send_encrypted(&mut self, limit: usize) {
-        let (Some(tls), Some(writer)) = (&mut self.link.tls, &self.writer) else { return };
-        let kept = !self.out.is_empty();
-        if let Err(error) = tls.encrypted(&mut self.out) {
-            return self.end(Ended::Failed(error.kind()));
-        }
-        if !kept && !self.out.is_empty() {
-            match writer.try_write(&self.out) {
-                Ok(written) => drop(self.out.drain(..written)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return self.end(Ended::Failed(error.kind())),
-            }
-        }
-        if self.out.is_empty() {
-            self.out = Vec::new();
-        } else if self.out.len() > limit {
-            self.end(Ended::Evicted);
-        } else {
-            self.wake();
+        let Some(tls) = &mut self.link.tls else { return };
+        let mut bytes = Vec::new();
+        match tls.encrypted(&mut bytes) {
+            Ok(()) => self.write(&bytes, limit),
+            Err(error) => self.end(Ended::Failed(error.kind())),
         }
     }
 

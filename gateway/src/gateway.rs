@@ -75,7 +75,7 @@ impl Gateway {
         let workers = workers(&config, partitions);
         let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &config.name, io.epoch);
         let identities = Identities::new(config.id, io.epoch, partitions, workers);
-        let shares = Self::writers(producer(&io.shares, partitions), workers);
+        let shares = Self::writers(producer(&io.shares, partitions), &identities, workers);
         let candidates = producer(&io.candidates, 1);
         let tokens = Tokens::new(io.log.uuid());
         let (mail, letters): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(INBOX)).unzip();
@@ -103,10 +103,10 @@ impl Gateway {
     }
 
     /// The writers of each worker: each partition is written by one worker only.
-    fn writers(shares: Producer, workers: u32) -> Vec<Vec<Writer>> {
+    fn writers(shares: Producer, identities: &Identities, workers: u32) -> Vec<Vec<Writer>> {
         let mut of_workers: Vec<Vec<Writer>> = (0..workers).map(|_| Vec::new()).collect();
-        for (partition, writer) in shares.into_writers().into_iter().enumerate() {
-            of_workers[partition % workers as usize].push(writer);
+        for (partition, writer) in (0..).zip(shares.into_writers()) {
+            of_workers[identities.worker_of(partition) as usize].push(writer);
         }
         of_workers
     }
@@ -246,7 +246,7 @@ impl Gateway {
     /// others.
     pub fn reload(&self) -> Result<(), GatewayError> {
         let mut first = Ok(());
-        for tls in self.shared.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+        for tls in self.shared.tls() {
             if let Err(problem) = tls.reload() {
                 let error = GatewayError::Certificate { name: self.shared.config.name.clone(), problem };
                 tracing::error!(%error, "a certificate stays as it is");
@@ -310,7 +310,7 @@ async fn look_after(shared: Arc<Shared>) {
         shared.limits.prune(Instant::now());
         let shared = Arc::clone(&shared);
         let read = tokio::task::spawn_blocking(move || {
-            for tls in shared.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+            for tls in shared.tls() {
                 if tls.has_changed()
                     && let Err(problem) = tls.reload()
                 {

@@ -5,14 +5,20 @@
 
 use std::hash::Hasher;
 
+use hashlink::LruCache;
 use siphasher::sip::SipHasher24;
 
+use crate::identity::{Exhausted, Identities, Identity};
+use crate::plan::Plan;
 use crate::protocol::request::hex;
+use crate::session::Resumed;
 
 /// Hex digits of a token: 16 of the session, 16 of the check value. Firmware is known to take 32.
 const TOKEN: usize = 32;
 /// Hex digits of an extranonce1.
 const EXTRANONCE1: usize = 8;
+/// Ended sessions that a worker keeps, a few hundred bytes each; the one that ended first goes.
+const ENDED: usize = 1 << 14;
 
 /// What a miner says of the session it wants to go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +27,56 @@ pub(crate) enum Claim {
     Session(u64),
     /// An extranonce1, as some firmware keeps it instead: anybody may guess one.
     Extranonce1(u32),
+}
+
+impl Claim {
+    /// The session that is claimed, and whether the claim is proven; `None` if there is none.
+    pub(crate) fn session(self, identities: &Identities) -> Option<(u64, bool)> {
+        match self {
+            Self::Session(session) => Some((session, true)),
+            Self::Extranonce1(one) => identities.session_of(one).map(|session| (session, false)),
+        }
+    }
+}
+
+/// Sessions that have ended and may be gone on with, each as long as its extranonce1 rests.
+pub(crate) struct EndedSessions(LruCache<u64, (Identity, Box<Plan>)>);
+
+impl EndedSessions {
+    /// No sessions.
+    pub(crate) fn new() -> Self {
+        Self(LruCache::new(ENDED))
+    }
+
+    /// A session has ended: its identity is given back, and it is kept if it had a job.
+    pub(crate) fn end(&mut self, identities: &Identities, identity: Identity, plan: Plan) {
+        let last_job = plan.last_job();
+        identities.release(identity, last_job);
+        if last_job.is_some() {
+            self.0.insert(identity.session, (identity, Box::new(plan)));
+        }
+    }
+
+    /// What becomes of a claim to `session`, which is `live` if it was taken from its connection.
+    pub(crate) fn resume(
+        &mut self,
+        identities: &Identities,
+        (session, proven): (u64, bool),
+        live: Option<(Identity, Plan)>,
+        live_from: u64,
+    ) -> Result<Resumed, Exhausted> {
+        let live = live.map(|(identity, plan)| (identity, Box::new(plan)));
+        match live.or_else(|| self.take(identities, session)) {
+            Some((identity, plan)) => Ok(Resumed::Here(identity, plan)),
+            None if proven => identities.adopt(session, live_from).map(Resumed::Adopted),
+            None => Ok(Resumed::Nothing),
+        }
+    }
+
+    /// Takes a session back, with its extranonce1.
+    fn take(&mut self, identities: &Identities, session: u64) -> Option<(Identity, Box<Plan>)> {
+        self.0.remove(&session).filter(|(identity, _)| identities.revive(*identity))
+    }
 }
 
 /// Writes and reads tokens.

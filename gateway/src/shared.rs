@@ -19,6 +19,7 @@ use crate::listener::Listener;
 use crate::protocol::reply;
 use crate::resume::Tokens;
 use crate::status::{Counters, GatewayStatus, LatestJob, value};
+use crate::tls::Tls;
 use crate::worker::Mail;
 
 /// What the threads of a gateway share.
@@ -163,6 +164,11 @@ impl Shared {
     /// one that moves between them meanwhile.
     pub(crate) fn connections(&self) -> usize {
         self.listeners.iter().map(|listener| listener.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The certificates of its listeners.
+    pub(crate) fn tls(&self) -> impl Iterator<Item = &Tls> {
+        self.listeners.iter().filter_map(|listener| listener.tls.as_ref())
     }
 
     /// Tells all threads to stop.

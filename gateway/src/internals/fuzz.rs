@@ -19,7 +19,7 @@ use crate::protocol::lines::{Line, Lines};
 use crate::protocol::password::Wishes;
 use crate::protocol::request::Request;
 use crate::protocol::submit::SubmitParams;
-use crate::resume::{Claim, Tokens};
+use crate::resume::{EndedSessions, Tokens};
 use crate::session::{Desk, Flow, Registrar, Resumed, Session, Turn};
 use crate::status::Counters;
 
@@ -242,23 +242,19 @@ impl SessionFuzz {
 struct Sessions {
     identities: Identities,
     tokens: Tokens,
-    ended: Vec<(Identity, Plan)>,
+    ended: EndedSessions,
     held: usize,
 }
 
 impl Sessions {
     fn new() -> Self {
         let identities = Identities::new(1, Epoch::new(5), 4, 1);
-        Self { identities, tokens: Tokens::new([7; 16]), ended: Vec::new(), held: 0 }
+        Self { identities, tokens: Tokens::new([7; 16]), ended: EndedSessions::new(), held: 0 }
     }
 
     fn end(&mut self, identity: Identity, plan: Plan) {
-        let last_job = plan.last_job();
-        self.identities.release(identity, last_job);
+        self.ended.end(&self.identities, identity, plan);
         self.held -= 1;
-        if last_job.is_some() {
-            self.ended.push((identity, plan));
-        }
     }
 }
 
@@ -269,20 +265,10 @@ impl Registrar for Sessions {
     }
 
     fn resume(&mut self, claim: &str, live_from: u64) -> Result<Resumed, Exhausted> {
-        let (session, proven) = match self.tokens.read(claim) {
-            Some(Claim::Session(session)) => (Some(session), true),
-            Some(Claim::Extranonce1(one)) => (self.identities.session_of(one), false),
-            None => (None, false),
-        };
-        let Some(session) = session else { return Ok(Resumed::Nothing) };
-        let at = self.ended.iter().position(|(identity, _)| identity.session == session);
-        let revived = at.map(|at| self.ended.swap_remove(at)).filter(|(identity, _)| self.identities.revive(*identity));
-        let resumed = match revived {
-            Some((identity, plan)) => Resumed::Here(identity, Box::new(plan)),
-            None if proven => Resumed::Adopted(self.identities.adopt(session, live_from)?),
-            None => return Ok(Resumed::Nothing),
-        };
-        self.held += 1;
+        let claim = self.tokens.read(claim).and_then(|claim| claim.session(&self.identities));
+        let Some(claim) = claim else { return Ok(Resumed::Nothing) };
+        let resumed = self.ended.resume(&self.identities, claim, None, live_from)?;
+        self.held += usize::from(!matches!(resumed, Resumed::Nothing));
         Ok(resumed)
     }
 

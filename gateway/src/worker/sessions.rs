@@ -4,31 +4,26 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hashlink::LruCache;
-
 use crate::connection::{Connection, Ended};
 use crate::identity::{Exhausted, Identity};
 use crate::plan::Plan;
-use crate::resume::Claim;
+use crate::resume::EndedSessions;
 use crate::session::{Registrar, Resumed};
 use crate::shared::Shared;
 use crate::status::{Counters, add, take_one};
-
-/// Ended sessions that a worker keeps, a few hundred bytes each; the one that ended first goes.
-const ENDED: usize = 1 << 14;
 
 /// The sessions of a worker.
 pub(super) struct Sessions {
     shared: Arc<Shared>,
     number: u32,
     live: HashMap<u64, Rc<Connection>>,
-    ended: LruCache<u64, (Identity, Box<Plan>)>,
+    ended: EndedSessions,
 }
 
 impl Sessions {
     /// No sessions, of worker `number`.
     pub(super) fn new(shared: Arc<Shared>, number: u32) -> Self {
-        Self { shared, number, live: HashMap::new(), ended: LruCache::new(ENDED) }
+        Self { shared, number, live: HashMap::new(), ended: EndedSessions::new() }
     }
 
     /// The connection of a live session.
@@ -44,11 +39,7 @@ impl Sessions {
     /// A session has ended with its connection: it is kept as long as its extranonce1 rests.
     pub(super) fn end(&mut self, identity: Identity, plan: Plan) {
         self.live.remove(&identity.session);
-        let last_job = plan.last_job();
-        self.shared.identities.release(identity, last_job);
-        if last_job.is_some() {
-            self.ended.insert(identity.session, (identity, Box::new(plan)));
-        }
+        self.ended.end(&self.shared.identities, identity, plan);
     }
 
     /// Takes a live session away from its connection, which ends: whoever has the token is the miner.
@@ -64,12 +55,6 @@ impl Sessions {
         Some(taken)
     }
 
-    /// Takes an ended session back, with its extranonce1.
-    fn take_ended(&mut self, session: u64) -> Option<(Identity, Plan)> {
-        let (identity, plan) = self.ended.remove(&session)?;
-        self.shared.identities.revive(identity).then_some((identity, *plan))
-    }
-
     fn counters(&self) -> &Counters {
         &self.shared.workers[self.number as usize]
     }
@@ -81,25 +66,18 @@ impl Registrar for Sessions {
     }
 
     fn resume(&mut self, claim: &str, live_from: u64) -> Result<Resumed, Exhausted> {
-        let (session, proven) = match self.shared.tokens.read(claim) {
-            Some(Claim::Session(session)) => (session, true),
-            Some(Claim::Extranonce1(one)) => match self.shared.identities.session_of(one) {
-                Some(session) => (session, false),
-                None => return Ok(Resumed::Nothing),
-            },
-            None => return Ok(Resumed::Nothing),
-        };
-        let home = self.shared.identities.home_of(session);
+        let identities = &self.shared.identities;
+        let claim = self.shared.tokens.read(claim).and_then(|claim| claim.session(identities));
+        let Some((session, proven)) = claim else { return Ok(Resumed::Nothing) };
+        let home = identities.home_of(session);
         if home != self.number {
             return Ok(Resumed::Elsewhere(home));
         }
         let live = if proven { self.take_live(session) } else { None };
-        let resumed = match live.or_else(|| self.take_ended(session)) {
-            Some((identity, plan)) => Resumed::Here(identity, Box::new(plan)),
-            None if proven => Resumed::Adopted(self.shared.identities.adopt(session, live_from)?),
-            None => return Ok(Resumed::Nothing),
-        };
-        add(&self.counters().sessions_resumed, 1);
+        let resumed = self.ended.resume(&self.shared.identities, (session, proven), live, live_from)?;
+        if !matches!(resumed, Resumed::Nothing) {
+            add(&self.counters().sessions_resumed, 1);
+        }
         Ok(resumed)
     }
 
