@@ -227,6 +227,7 @@ fn main() {
         config.limits.unlimited = vec!["127.0.0.0/8".parse().unwrap()];
         let io = GatewayIo {
             log: shared.clone(),
+            producer: "bench".into(),
             jobs: "jobs".into(),
             targets: None,
             shares: "shares".into(),

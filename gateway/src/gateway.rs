@@ -35,6 +35,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(10);
 pub struct GatewayIo {
     /// The log.
     pub log: SharedLog,
+    /// Name of the producer of its records: its identity, which stays the same when it is renamed.
+    pub producer: String,
     /// Topic of jobs; one partition.
     pub jobs: String,
     /// Topic of vardiff's decisions, if there is one.
@@ -73,7 +75,7 @@ impl Gateway {
         let partitions = partitions(&config, &io, &io.shares).await?;
         partitions_of_one(&config, &io, &io.candidates).await?;
         let workers = workers(&config, partitions);
-        let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &config.name, io.epoch);
+        let producer = |topic: &str, count| Producer::new(Arc::clone(&io.log), topic, count, &io.producer, io.epoch);
         let identities = Identities::new(config.id, io.epoch, partitions, workers);
         let shares = Self::writers(producer(&io.shares, partitions), &identities, workers);
         let candidates = producer(&io.candidates, 1);

@@ -115,6 +115,7 @@ async fn start(log: SharedLog) -> (Gateway, Producer) {
     config.in_flight = 1_000;
     let io = GatewayIo {
         log: log.clone(),
+        producer: "stratumd".into(),
         jobs: "jobs".into(),
         targets: None,
         shares: "shares".into(),

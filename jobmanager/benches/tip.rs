@@ -51,8 +51,8 @@ async fn jobmanager(node: &Bitcoind, dir: &tempfile::TempDir) -> JobManager {
         keep: Duration::from_secs(300),
         version_mask: 0x1fff_e000,
     };
-    let (jobs, templates) = ("mining.jobs".into(), "mining.templates".into());
-    JobManager::start(config, JobManagerIo { log, jobs, templates, epoch: Epoch::new(1) }).await.unwrap()
+    let (producer, jobs, templates) = ("jobmanager".into(), "mining.jobs".into(), "mining.templates".into());
+    JobManager::start(config, JobManagerIo { log, producer, jobs, templates, epoch: Epoch::new(1) }).await.unwrap()
 }
 
 /// Waits until the full job of the newest tip is there, so that the next tip finds nothing under way.

@@ -61,6 +61,8 @@ pub struct JobManagerConfig {
 pub struct JobManagerIo {
     /// The log.
     pub log: SharedLog,
+    /// Name of the producer of its records: its identity, which stays the same when it is renamed.
+    pub producer: String,
     /// Topic of jobs; one partition.
     pub jobs: String,
     /// Topic of templates; one partition.

@@ -43,7 +43,7 @@ impl Writer {
         status: Arc<Mutex<Status>>,
         stopping: Arc<AtomicBool>,
     ) -> Self {
-        let producer = |topic: &str| Producer::new(io.log.clone(), topic, 1, &config.name, io.epoch);
+        let producer = |topic: &str| Producer::new(io.log.clone(), topic, 1, &io.producer, io.epoch);
         Self {
             jobs: producer(&io.jobs),
             templates: producer(&io.templates),

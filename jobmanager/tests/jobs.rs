@@ -313,6 +313,7 @@ async fn settings_that_cannot_work_are_errors() {
     for settings in [wrong("http://127.0.0.1:1", "no-colon"), wrong("ftp://127.0.0.1:1", "a:b")] {
         let io = sluice_jobmanager::JobManagerIo {
             log: log.clone(),
+            producer: "jobmanager".into(),
             jobs: "mining.jobs".into(),
             templates: "mining.templates".into(),
             epoch: sluice_proto::Epoch::new(1),

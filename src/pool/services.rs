@@ -122,9 +122,10 @@ async fn jobmanager(graph: &Graph, node: &Node, log: &SharedLog, nodes: Vec<Node
     };
     let io = JobManagerIo {
         log: log.clone(),
+        producer: node.identity.clone(),
         jobs: output(node, "jobs")?,
         templates: output(node, "templates")?,
-        epoch: source_epoch(&graph.config.state.dir, &node.name)?,
+        epoch: source_epoch(&graph.config.state.dir, &node.identity)?,
     };
     Ok(JobManager::start(config, io).await?)
 }
@@ -133,11 +134,12 @@ async fn gateway(graph: &Graph, node: &Node, log: &SharedLog) -> anyhow::Result<
     let config = GatewayConfig::from_settings(&node.name, &node.settings, graph.config.bitcoin.network)?;
     let io = GatewayIo {
         log: log.clone(),
+        producer: node.identity.clone(),
         jobs: input(node, "jobs")?,
         targets: node.input("targets").map(ToString::to_string),
         shares: output(node, "shares")?,
         candidates: output(node, "candidates")?,
-        epoch: source_epoch(&graph.config.state.dir, &node.name)?,
+        epoch: source_epoch(&graph.config.state.dir, &node.identity)?,
     };
     Ok(Gateway::start(config, io).await?)
 }

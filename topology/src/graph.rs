@@ -47,6 +47,8 @@ pub struct Topic {
 pub struct Table {
     /// Name.
     pub name: String,
+    /// The name under which its state goes on: what `was` says, else its name.
+    pub identity: String,
     /// Its kind.
     pub kind: &'static TableKind,
     /// The topic it is made from.
@@ -59,6 +61,9 @@ pub struct Table {
 pub struct Node {
     /// Name.
     pub name: String,
+    /// The name under which what it has stored goes on: what `was` says, else its name. States, producers and epochs
+    /// are called by it, so that a new name migrates nothing.
+    pub identity: String,
     /// Its kind.
     pub kind: &'static Kind,
     /// What it reads, by port in the order of its kind, then as in the file.
@@ -85,6 +90,8 @@ pub struct Wire {
 pub struct Group {
     /// Name: that of the first operator.
     pub name: String,
+    /// Identity: that of the first operator.
+    pub identity: String,
     /// Its operators, as indices in [`Graph::nodes`], in topological order.
     pub operators: Vec<usize>,
     /// One task, or one for each partition.
@@ -123,11 +130,21 @@ impl Node {
 }
 
 impl Group {
-    /// Name of the task on `partition`: it names its state, and its hash the producer of its records.
+    /// Name of the task on `partition` by the group's identity: it names its state, and its hash the producer of its
+    /// records.
     pub fn task_name(&self, partition: u32) -> String {
+        self.task_called(&self.identity, partition)
+    }
+
+    /// Name of the task on `partition` as people see it.
+    pub fn task_shown(&self, partition: u32) -> String {
+        self.task_called(&self.name, partition)
+    }
+
+    fn task_called(&self, group: &str, partition: u32) -> String {
         match self.parallel {
-            Parallel::PerPartition => format!("{}.{partition}", self.name),
-            Parallel::Single => self.name.clone(),
+            Parallel::PerPartition => format!("{group}.{partition}"),
+            Parallel::Single => group.to_owned(),
         }
     }
 }
@@ -199,6 +216,7 @@ impl Graph {
     fn tasks(&self, group: &Group) -> Vec<TaskSpec> {
         let task = |&partition: &u32| TaskSpec {
             name: group.task_name(partition),
+            shown: group.task_shown(partition),
             partition,
             partitions: group.of,
             inputs: self.task_inputs(group, partition),
@@ -235,7 +253,8 @@ impl Graph {
             (!to.is_empty()).then_some(OutputWire { port, to })
         };
         OperatorSpec {
-            name: node.name.clone(),
+            name: node.identity.clone(),
+            shown: node.name.clone(),
             kind: node.kind,
             settings: node.settings.clone(),
             outputs: node.kind.outputs.iter().filter_map(|output| wire(output.name)).collect(),
@@ -261,7 +280,8 @@ impl Graph {
         let used: BTreeSet<&String> = self.members(group).flat_map(|node| &node.tables).collect();
         let tables = self.tables.iter().filter(|table| used.contains(&table.name));
         let feed = |table: &Table| TableFeed {
-            name: table.name.clone(),
+            name: table.identity.clone(),
+            shown: table.name.clone(),
             kind: table.kind,
             settings: table.settings.clone(),
             topic: Arc::clone(&table.topic),

@@ -8,7 +8,7 @@ use crate::kind::{Keyed, Kind, Parallel, Registry, Role, SettingSpec, SettingTyp
 use crate::spec::{default_value, expected, top_level_reference};
 
 /// Keys of an operator that no port or setting may be called.
-const RESERVED: [&str; 3] = ["kind", "tables", "partitions"];
+const RESERVED: [&str; 4] = ["kind", "tables", "partitions", "was"];
 
 /// All sections of the file, kinds of operators, services and tables, with ports and settings, as Markdown.
 pub fn reference(registry: &Registry) -> String {
@@ -23,9 +23,12 @@ pub fn reference(registry: &Registry) -> String {
             );
         }
     }
-    out.push_str("\n## Operators and services\n");
+    out.push_str(
+        "\n## Operators and services\n\nEach may also have `was`, the name it was first known by: renamed so, it goes on with \
+         its state, and what it writes goes on where it was. The line stays as long as the state does.\n",
+    );
     registry.kinds.iter().for_each(|kind| kind_section(&mut out, kind));
-    out.push_str("\n## Tables\n");
+    out.push_str("\n## Tables\n\nEach may also have `was`, the name it was first known by.\n");
     registry.tables.iter().for_each(|kind| table_section(&mut out, kind));
     out
 }
@@ -63,7 +66,7 @@ pub fn registry_faults(registry: &Registry) -> Vec<String> {
         defaults(kind.name, kind.settings, &mut faults);
     }
     for kind in &registry.tables {
-        if kind.settings.iter().any(|setting| matches!(setting.name, "from" | "kind")) {
+        if kind.settings.iter().any(|setting| matches!(setting.name, "from" | "kind" | "was")) {
             faults.push(format!("table kind {}: a setting is called like a key of every table", kind.name));
         }
         defaults(kind.name, kind.settings, &mut faults);

@@ -41,6 +41,7 @@ pub async fn create_topics(log: &SharedLog) {
 pub fn io(log: &SharedLog, epoch: u32) -> GatewayIo {
     GatewayIo {
         log: log.clone(),
+        producer: "stratumd".into(),
         jobs: "jobs".into(),
         targets: Some("targets".into()),
         shares: "shares".into(),

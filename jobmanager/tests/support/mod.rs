@@ -81,7 +81,8 @@ pub fn config(chain: Chain, nodes: Vec<NodeConfig>) -> JobManagerConfig {
 /// A jobmanager that writes to `log`, as its start number `epoch`.
 pub async fn start(log: &Arc<MemoryLog>, config: JobManagerConfig, epoch: u32) -> JobManager {
     let log: SharedLog = log.clone();
-    let io = JobManagerIo { log, jobs: JOBS.into(), templates: TEMPLATES.into(), epoch: Epoch::new(epoch) };
+    let producer = "jobmanager".into();
+    let io = JobManagerIo { log, producer, jobs: JOBS.into(), templates: TEMPLATES.into(), epoch: Epoch::new(epoch) };
     JobManager::start(config, io).await.unwrap()
 }
 

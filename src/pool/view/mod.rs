@@ -27,7 +27,7 @@ pub(crate) struct View {
     pub(super) runtime: Arc<RuntimeHandle>,
     pub(super) services: Arc<Services>,
     pub(super) ledger: Option<Arc<dyn LedgerStore>>,
-    /// Name of the operator that keeps the statistics, and its state.
+    /// Identity of the operator that keeps the statistics, and its state.
     pub(super) stats: Option<(String, TableReader)>,
     /// To ask asynchronous parts from threads that may block.
     tokio: tokio::runtime::Handle,
@@ -43,8 +43,8 @@ impl View {
         ledger: Option<Arc<dyn LedgerStore>>,
     ) -> Self {
         let stats = graph.nodes.iter().filter(|node| node.kind.name == STATS.0).find_map(|node| {
-            let reader = runtime.readers(&format!("{}.{}", node.name, STATS.1)).into_iter().next()?;
-            Some((node.name.clone(), reader))
+            let reader = runtime.readers(&format!("{}.{}", node.identity, STATS.1)).into_iter().next()?;
+            Some((node.identity.clone(), reader))
         });
         Self {
             network,

@@ -19,6 +19,7 @@ pub(crate) fn graph(wiring: &Wiring<'_>) -> Option<Graph> {
     let tables = wiring.decl.tables.iter().map(|table| {
         Some(Table {
             name: table.name.value.clone(),
+            identity: table.identity().to_owned(),
             kind: table.kind?,
             topic: Arc::from(table.from.as_ref()?.value.as_str()),
             settings: table.located.settings.clone(),
@@ -76,6 +77,7 @@ fn node(wiring: &Wiring<'_>, index: usize) -> Node {
     };
     Node {
         name: operator.name.value.clone(),
+        identity: operator.identity().to_owned(),
         kind,
         inputs: wires(&operator.inputs, &|port| kind.inputs[port].name),
         outputs: wires(&operator.outputs, &|port| kind.outputs[port].name),
@@ -109,7 +111,9 @@ fn groups(wiring: &Wiring<'_>, order: &[usize], topics: &[Topic]) -> Option<Vec<
             (Parallel::PerPartition, Some(range)) => range.value.clone().collect(),
             (Parallel::PerPartition, None) => (0..of).collect(),
         };
-        out.push(Group { name: wiring.operator(operator).name.value.clone(), operators, parallel, partitions, of });
+        let first = wiring.operator(operator);
+        let (name, identity) = (first.name.value.clone(), first.identity().to_owned());
+        out.push(Group { name, identity, operators, parallel, partitions, of });
     }
     Some(out)
 }

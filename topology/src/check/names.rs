@@ -7,11 +7,15 @@ use sluice_proto::{hash32, hash64};
 
 use super::wiring::Wiring;
 use crate::settings::SettingValue;
-use crate::spec::{HostPort, Problems, Span};
+use crate::spec::{HostPort, Problems, Span, Spanned};
 
 pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     ids(wiring, problems);
     listeners(wiring, problems);
+    let operators = wiring.decl.operators.iter().map(|it| (&it.name, it.was.as_ref()));
+    renamed(&operators.collect::<Vec<_>>(), "operator", problems);
+    let tables = wiring.decl.tables.iter().map(|it| (&it.name, it.was.as_ref()));
+    renamed(&tables.collect::<Vec<_>>(), "table", problems);
     let topics = wiring.decl.topics.iter().map(|topic| (topic.name.value.clone(), topic.name.span));
     collisions(topics, hash32, "topics", problems);
     collisions(task_names(wiring).into_iter(), hash64, "tasks", problems);
@@ -39,6 +43,30 @@ fn ids(wiring: &Wiring<'_>, problems: &mut Problems) {
             problems.add("id.duplicate", span(index), message, hint).note(span(first), "the other one");
         } else {
             seen.insert((operator.kind.name, id), index);
+        }
+    }
+}
+
+/// What is stored goes by the name that `was` says: it must be nobody else's.
+fn renamed(all: &[(&Spanned<String>, Option<&Spanned<String>>)], what: &str, problems: &mut Problems) {
+    for (index, (name, was)) in all.iter().enumerate() {
+        let Some(was) = was else { continue };
+        if was.value == name.value {
+            let message = format!("{what} `{}` says that it was called the same", name.value);
+            problems.add("was.same", was.span, message, "remove `was`");
+            continue;
+        }
+        if let Some((other, _)) = all.iter().find(|(other, _)| other.value == was.value) {
+            let message = format!("`{}` was not `{}`: there is {what} `{}`", name.value, was.value, was.value);
+            let hint = format!("remove `was`, or rename the other {what}: the state of `{}` is its own", was.value);
+            problems.add("was.taken", was.span, message, hint).note(other.span, "the other one");
+        }
+        let same = |said: &&Spanned<String>| said.value == was.value;
+        let before = all[..index].iter().find_map(|(other, said)| Some((other, said.filter(same)?)));
+        if let Some((other, first)) = before {
+            let message = format!("`{}` and `{}` both say that they were `{}`", other.value, name.value, was.value);
+            let hint = format!("let one of them go on with what `{}` has stored; the other one begins anew", was.value);
+            problems.add("was.twice", was.span, message, hint).note(first.span, "the other one");
         }
     }
 }
@@ -79,11 +107,11 @@ fn listeners(wiring: &Wiring<'_>, problems: &mut Problems) {
 fn task_names(wiring: &Wiring<'_>) -> Vec<(String, Span)> {
     let mut out = Vec::new();
     for operator in 0..wiring.decl.operators.len() {
-        let name = &wiring.operator(operator).name;
-        out.push((name.value.clone(), name.span));
+        let (name, span) = (wiring.operator(operator).identity(), wiring.operator(operator).name.span);
+        out.push((name.to_owned(), span));
         let count = wiring.inputs_of(operator).first().and_then(|(topic, _)| wiring.partitions(*topic));
         if wiring.per_partition(operator) {
-            out.extend((0..count.unwrap_or(0)).map(|it| (format!("{}.{it}", name.value), name.span)));
+            out.extend((0..count.unwrap_or(0)).map(|it| (format!("{name}.{it}"), span)));
         }
     }
     out

@@ -296,6 +296,53 @@ fn each_partition_has_one_owner() {
     expect(&[("{ kind: stats,", "{ kind: stats, partitions: 0-6,")], &[("key.unknown", "^partitions: 0-6")]);
 }
 
+/// The good topology with an operator, a fused one, a service and a table renamed.
+const RENAMED: [(&str, &str); 6] = [
+    ("  verify:     { kind: verify,", "  check:      { kind: verify, was: verify,"),
+    ("  tally:      { kind: tally,", "  count:      { kind: tally, was: tally,"),
+    ("  ledger:     { kind: ledger,", "  payoutd:    { kind: ledger, was: ledger,"),
+    ("  stratumd:   { kind: gateway,", "  door:       { kind: gateway, was: stratumd,"),
+    ("  jobs:      { from: mining.jobs,", "  work:      { was: jobs, from: mining.jobs,"),
+    ("tables: [jobs]", "tables: [work]"),
+];
+
+#[test]
+fn what_is_renamed_goes_on_under_its_identity() {
+    let (before, after) = (graph(GOOD), graph(&changed(&RENAMED)));
+    let stored = |graph: &crate::Graph| {
+        let plan = graph.plan(&[]).unwrap_or_else(|error| unreachable!("{error}"));
+        let tables = |task: &crate::runtime::TaskSpec| crate::runtime::state_tables(task);
+        let of_task = |task: &crate::runtime::TaskSpec| (task.name.clone(), task.wiring(), tables(task));
+        let services = graph.services().map(|node| node.identity.clone());
+        (plan.tasks.iter().map(of_task).collect::<Vec<_>>(), services.collect::<Vec<_>>())
+    };
+    assert_eq!(stored(&before), stored(&after), "states, producers and epochs stay");
+    assert_eq!(after.groups[0].name, "check");
+    assert_eq!((after.groups[0].task_name(2), after.groups[0].task_shown(2)), ("verify.2".into(), "check.2".into()));
+    let plan = after.plan(&["payoutd".to_owned()]).unwrap_or_else(|error| unreachable!("{error}"));
+    let task = &plan.tasks[0];
+    assert_eq!(
+        (task.name.as_str(), task.shown.as_str(), task.operators[0].shown.as_str()),
+        ("ledger", "payoutd", "payoutd")
+    );
+    assert!(after.plan(&["ledger".to_owned()]).is_err(), "people use the new name");
+}
+
+#[test]
+fn an_identity_has_one_owner() {
+    let was = |changes: &[(&str, &str)], expected: &[(&str, &str)]| {
+        let mut all = RENAMED.to_vec();
+        all.extend(changes);
+        expect_of(&changed(&all), expected);
+    };
+    was(&[("{ kind: stats,", "{ kind: stats, was: assemble,")], &[("was.taken", "was: ^assemble")]);
+    was(&[("{ kind: stats,", "{ kind: stats, was: stats,")], &[("was.same", "was: ^stats")]);
+    was(&[("{ kind: stats,", "{ kind: stats, was: ledger,")], &[("was.twice", "kind: stats, was: ^ledger")]);
+    was(&[("{ kind: stats,", "{ kind: stats, was: a.b,")], &[("name.invalid", "was: ^a.b")]);
+    was(&[("{ kind: stats,", "{ kind: stats, was: [],")], &[("type", "was: ^[]")]);
+    was(&[("was: jobs", "was: templates")], &[("was.taken", "was: ^templates")]);
+}
+
 #[test]
 fn what_may_be_needed_again_is_kept() {
     let short = ("retention: 30d }\n  share.checked", "retention: 12h }\n  share.checked");

@@ -57,7 +57,7 @@ impl Broadcast {
             }
         };
         let feed = Feed::new(log.clone(), partition, next, watermarks);
-        let (kind, name, kept) = (spec.kind.name, spec.name.clone(), BTreeSet::new());
+        let (kind, name, kept) = (spec.kind.name, spec.shown.clone(), BTreeSet::new());
         let mut this = Self { kind, name, slot, feed, kept, kept_from: Offset::ZERO, processed: 0 };
         for (offset, raw) in persist::raw_records(tables, &this.slot)? {
             let partition = this.feed.partition().clone();

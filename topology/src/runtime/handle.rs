@@ -140,7 +140,7 @@ impl TopologyRuntime {
         let mut opening = Vec::with_capacity(plan.tasks.len());
         for spec in plan.tasks {
             let (opened, report) = oneshot::channel();
-            let task = spec.name.clone();
+            let task = spec.shown.clone();
             let thread = Thread {
                 spec,
                 around: Arc::clone(&around),
@@ -170,7 +170,7 @@ impl TopologyRuntime {
 
 impl Thread {
     fn spawn(self) -> std::io::Result<()> {
-        let name = self.spec.name.clone();
+        let name = self.spec.shown.clone();
         std::thread::Builder::new().name(name).spawn(move || self.run()).map(drop)
     }
 
@@ -192,7 +192,7 @@ impl Thread {
         };
         let shared = task.shared();
         let _ = opened.send(Ok(Running { shared: task.shared(), reader: task.reader() }));
-        tracing::info!(task = %spec.name, "task started");
+        tracing::info!(task = %spec.shown, "task started");
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&mut stop))));
         let result = result.unwrap_or_else(|panic| Err(TaskError::Panic(panic_message(panic.as_ref()))));
         // The state is closed before the task counts as finished: the next owner can open it then.
@@ -200,12 +200,12 @@ impl Thread {
         match result {
             Ok(()) => {
                 *shared.state.lock() = (TaskState::Stopped, None);
-                tracing::info!(task = %spec.name, "task stopped");
+                tracing::info!(task = %spec.shown, "task stopped");
             }
             Err(error) => {
                 *shared.state.lock() = (TaskState::Failed, Some(error.to_string()));
-                tracing::error!(task = %spec.name, %error, "task failed");
-                let first = TaskFailure { task: spec.name, error: Arc::new(error) };
+                tracing::error!(task = %spec.shown, %error, "task failed");
+                let first = TaskFailure { task: spec.shown, error: Arc::new(error) };
                 failure.send_if_modified(|known| {
                     let is_first = known.is_none();
                     known.get_or_insert(first);
@@ -283,7 +283,7 @@ impl RuntimeHandle {
 fn check(plan: &Plan) -> Result<(), (String, String)> {
     let mut names = BTreeSet::new();
     for task in &plan.tasks {
-        let wrong = |what: String| Err((task.name.clone(), what));
+        let wrong = |what: String| Err((task.shown.clone(), what));
         if !names.insert(&task.name) {
             return wrong("there are two tasks of this name".into());
         }
@@ -304,7 +304,7 @@ fn check(plan: &Plan) -> Result<(), (String, String)> {
                     Destination::Topic { partitions: 0, topic } => return wrong(format!("{topic} has no partitions")),
                     Destination::Topic { .. } => {}
                     Destination::Direct(port) if port.operator <= index => {
-                        return wrong(format!("a direct edge of {} leads backwards", operator.name));
+                        return wrong(format!("a direct edge of {} leads backwards", operator.shown));
                     }
                     Destination::Direct(port) => check_port(task, port).or_else(wrong)?,
                 }
@@ -321,5 +321,5 @@ fn check_port(task: &TaskSpec, port: &PortRef) -> Result<(), String> {
     if operator.kind.inputs.iter().any(|input| input.name == port.port) {
         return Ok(());
     }
-    Err(format!("{} has no input {}", operator.name, port.port))
+    Err(format!("{} has no input {}", operator.shown, port.port))
 }

@@ -12,6 +12,7 @@ use crate::operator::{BuildContext, Context, Emission, Externals, Input, Lookups
 
 /// An operator in its place.
 pub(crate) struct Node {
+    /// As people see it.
     pub(crate) name: String,
     pub(crate) operator: Box<dyn Operator>,
     ports: Vec<Port>,
@@ -37,8 +38,8 @@ pub(crate) enum Route {
     Direct(PortRef),
 }
 
-/// Names of the task's state tables, operator by operator.
-pub(crate) fn state_tables(spec: &TaskSpec) -> Vec<TableSpec> {
+/// The task's state tables, operator by operator, as its state is opened with.
+pub fn state_tables(spec: &TaskSpec) -> Vec<TableSpec> {
     let tables = spec.operators.iter().flat_map(|operator| {
         operator.kind.state.iter().map(|table| TableSpec {
             name: format!("{}.{}", operator.name, table.name),
@@ -60,7 +61,7 @@ pub(crate) fn build(
     let mut first_table = 0;
     for operator in &spec.operators {
         let context = BuildContext {
-            name: &operator.name,
+            name: &operator.shown,
             settings: &operator.settings,
             network,
             partition: spec.partition,
@@ -68,12 +69,12 @@ pub(crate) fn build(
             externals,
         };
         let Some(make) = operator.kind.role.build() else {
-            let what = format!("{} is a service", operator.name);
-            return Err(TaskError::Plan { task: spec.name.clone(), what });
+            let what = format!("{} is a service", operator.shown);
+            return Err(TaskError::Plan { task: spec.shown.clone(), what });
         };
         nodes.push(Node {
-            name: operator.name.clone(),
-            operator: make(&context).map_err(|error| TaskError::Build { name: operator.name.clone(), error })?,
+            name: operator.shown.clone(),
+            operator: make(&context).map_err(|error| TaskError::Build { name: operator.shown.clone(), error })?,
             ports: ports(operator, tables, outbox)?,
             first_table,
             processed: 0,

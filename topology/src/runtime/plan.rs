@@ -23,8 +23,10 @@ pub struct Plan {
 pub struct TaskSpec {
     /// Its name, unique in the topology and the same in every process that ever runs it: it names the state, and its
     /// hash is the producer in the coordinates of its outputs. For instance `verify.3` for the group that begins with
-    /// the operator `verify` on partition 3.
+    /// the operator `verify` on partition 3. It goes by the operator's identity (see [`crate::Node::identity`]).
     pub name: String,
+    /// Its name as people see it: by the operator's name.
+    pub shown: String,
     /// The partition it works on; 0 for [`crate::Parallel::Single`].
     pub partition: u32,
     /// How many partitions its first input has.
@@ -64,8 +66,10 @@ pub struct PortRef {
 /// An operator of a task.
 #[derive(Clone)]
 pub struct OperatorSpec {
-    /// Name in the YAML.
+    /// Its identity: it names its state tables (see [`crate::Node::identity`]).
     pub name: String,
+    /// Name in the YAML.
+    pub shown: String,
     /// Its kind, whose role is [`crate::Role::Operator`] or [`crate::Role::World`].
     pub kind: &'static Kind,
     /// Its settings.
@@ -100,8 +104,10 @@ pub enum Destination {
 /// A broadcast table of a task.
 #[derive(Clone)]
 pub struct TableFeed {
-    /// Name in the YAML.
+    /// Its identity (see [`crate::Table::identity`]).
     pub name: String,
+    /// Name in the YAML.
+    pub shown: String,
     /// Its kind.
     pub kind: &'static TableKind,
     /// Its settings.

@@ -50,6 +50,7 @@ pub(crate) struct Surroundings {
 
 /// A task with its state open.
 pub(crate) struct Task {
+    /// As people see it.
     name: String,
     pub(super) tables: Tables,
     lookups: Lookups,
@@ -120,7 +121,7 @@ impl Task {
         let priority = spec.inputs.iter().map(|input| input.priority).collect();
         let shared = Arc::new(shared(spec, &inputs, &broadcasts, &nodes, &tables));
         Ok(Self {
-            name: spec.name.clone(),
+            name: spec.shown.clone(),
             tables,
             lookups,
             broadcasts,
@@ -483,7 +484,7 @@ async fn open_tables(
     let mut broadcasts = Vec::with_capacity(spec.tables.len());
     for feed in &spec.tables {
         let context = BuildContext {
-            name: &feed.name,
+            name: &feed.shown,
             settings: &feed.settings,
             network: &around.network,
             partition: 0,
@@ -491,7 +492,7 @@ async fn open_tables(
             externals: &around.externals,
         };
         let built = (feed.kind.build)(&context);
-        let mut table = built.map_err(|error| TaskError::Build { name: feed.name.clone(), error })?;
+        let mut table = built.map_err(|error| TaskError::Build { name: feed.shown.clone(), error })?;
         broadcasts.push(Broadcast::open(feed, table.as_mut(), &around.log, tables).await?);
         lookups.insert(feed.kind.name, table);
     }
@@ -504,7 +505,7 @@ fn shared(spec: &TaskSpec, inputs: &[TaskInput], broadcasts: &[Broadcast], nodes
     let feeds: Vec<_> = of_inputs.chain(of_tables).collect();
     let operators = nodes.iter().zip(&spec.operators);
     Shared {
-        name: spec.name.clone(),
+        name: spec.shown.clone(),
         partition: spec.partition,
         operators: operators.map(|(node, operator)| OperatorCounters::new(&node.name, operator.kind.name)).collect(),
         appended: Default::default(),

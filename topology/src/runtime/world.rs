@@ -32,7 +32,7 @@ pub(crate) async fn take_epoch(
     for partition in outputs(spec) {
         last = last.max(newest_epoch(task, &partition, log).await?);
     }
-    let epoch = last.next().ok_or_else(|| TaskError::Epochs { task: spec.name.clone(), last })?;
+    let epoch = last.next().ok_or_else(|| TaskError::Epochs { task: spec.shown.clone(), last })?;
     persist::save_epoch(tables, epoch);
     tables.commit()?;
     tables.sync()?;

@@ -36,6 +36,7 @@ pub(crate) struct TopicDecl {
 /// A broadcast table.
 pub(crate) struct TableDecl {
     pub name: Spanned<String>,
+    pub was: Option<Spanned<String>>,
     pub kind: Option<&'static TableKind>,
     pub from: Option<Spanned<String>>,
     pub located: Located,
@@ -44,6 +45,7 @@ pub(crate) struct TableDecl {
 /// An operator or service.
 pub(crate) struct OperatorDecl {
     pub name: Spanned<String>,
+    pub was: Option<Spanned<String>>,
     pub kind: &'static Kind,
     pub inputs: Vec<PortDecl>,
     pub outputs: Vec<PortDecl>,
@@ -55,6 +57,20 @@ pub(crate) struct OperatorDecl {
     /// Ports that must be wired and are not.
     pub missing_inputs: Vec<usize>,
     pub missing_outputs: Vec<usize>,
+}
+
+impl TableDecl {
+    /// What its state is called: by the name it was first known by.
+    pub(crate) fn identity(&self) -> &str {
+        self.was.as_ref().map_or(&self.name.value, |was| &was.value)
+    }
+}
+
+impl OperatorDecl {
+    /// What everything it has stored is called: by the name it was first known by.
+    pub(crate) fn identity(&self) -> &str {
+        self.was.as_ref().map_or(&self.name.value, |was| &was.value)
+    }
 }
 
 /// A port wired to a topic: index in the kind's list.
@@ -134,10 +150,19 @@ fn check_name(name: &Spanned<String>, what: &str, reader: &mut Reader<'_>) {
     }
 }
 
+/// `was: NAME`, the name that something was first known by.
+fn was(fields: &mut Fields<'_>, what: &str, reader: &mut Reader<'_>) -> Option<Spanned<String>> {
+    let node = fields.get("was")?;
+    let was = reader.name(node, &format!("`was` of {}", fields.owner))?;
+    check_name(&was, what, reader);
+    Some(was)
+}
+
 fn table(entry: &Entry, registry: &Registry, reader: &mut Reader<'_>, doubtful: &mut Vec<String>) -> Option<TableDecl> {
     let name = entry.key.clone();
     check_name(&name, "a table", reader);
     let mut fields = Fields::of(&entry.value, format!("table `{}`", name.value), reader)?.at(name.span);
+    let was = was(&mut fields, "a table", reader);
     let from = match fields.get("from") {
         Some(node) => reader.name(node, &format!("`from` of table `{}`", name.value)),
         None => {
@@ -150,11 +175,11 @@ fn table(entry: &Entry, registry: &Registry, reader: &mut Reader<'_>, doubtful: 
     let kind = kind_name(&mut fields, known, reader).and_then(|kind| registry.table(&kind));
     let Some(kind) = kind else {
         doubtful.extend(mentioned(&entry.value));
-        return Some(TableDecl { name, kind: None, from, located: Located::default() });
+        return Some(TableDecl { name, was, kind: None, from, located: Located::default() });
     };
     let located = reader.settings(&mut fields, kind.settings);
     fields.finish(reader);
-    Some(TableDecl { name, kind: Some(kind), from, located })
+    Some(TableDecl { name, was, kind: Some(kind), from, located })
 }
 
 /// The `kind` of a table or operator: one of `known`, or a problem.
@@ -202,6 +227,7 @@ fn operator(
     let name = entry.key.clone();
     check_name(&name, "an operator", reader);
     let mut fields = Fields::of(&entry.value, format!("operator `{}`", name.value), reader)?.at(name.span);
+    let was = was(&mut fields, "an operator", reader);
     let known = registry.kinds.iter().map(|kind| kind.name);
     let Some(kind) = kind_name(&mut fields, known, reader).and_then(|kind| registry.kind(&kind)) else {
         doubtful.extend(mentioned(&entry.value));
@@ -209,6 +235,7 @@ fn operator(
     };
     let mut out = OperatorDecl {
         name,
+        was,
         kind,
         inputs: Vec::new(),
         outputs: Vec::new(),

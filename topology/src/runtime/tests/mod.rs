@@ -211,11 +211,17 @@ pub(super) fn stored(topic: &str, operator: usize, port: &'static str, priority:
 }
 
 fn operator(name: &str, kind: &'static Kind, outputs: Vec<OutputWire>) -> OperatorSpec {
-    OperatorSpec { name: name.into(), kind, settings: Settings::default(), outputs }
+    OperatorSpec { name: name.into(), shown: name.into(), kind, settings: Settings::default(), outputs }
 }
 
 fn jobs_feed() -> TableFeed {
-    TableFeed { name: "jobs".into(), kind: &JOBS, settings: Settings::default(), topic: "mining.jobs".into() }
+    TableFeed {
+        name: "jobs".into(),
+        shown: "jobs".into(),
+        kind: &JOBS,
+        settings: Settings::default(),
+        topic: "mining.jobs".into(),
+    }
 }
 
 fn count_outputs() -> Vec<OutputWire> {
@@ -223,7 +229,7 @@ fn count_outputs() -> Vec<OutputWire> {
 }
 
 fn task(name: &str, inputs: Vec<StoredInput>, operators: Vec<OperatorSpec>, tables: Vec<TableFeed>) -> TaskSpec {
-    TaskSpec { name: name.into(), partition: 0, partitions: 1, inputs, operators, tables }
+    TaskSpec { name: name.into(), shown: name.into(), partition: 0, partitions: 1, inputs, operators, tables }
 }
 
 /// check > count in one task.
