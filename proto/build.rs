@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "SolvedBlock.hash",
         "SolvedBlock.block",
         "BlockOutcome.hash",
+        "DeadLetter.record",
     ] {
         config.field_attribute(field, "#[serde(serialize_with = \"crate::json::hex\")]");
     }

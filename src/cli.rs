@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Tap(TapArgs),
     /// Run a whole pool on this machine, with a node and miners of its own, and watch it find blocks.
     Demo(DemoArgs),
+    /// Show records that statistics could not process, and let them be processed once more.
+    DeadLetters(crate::commands::dead_letters::DeadLettersArgs),
     /// Put load on a pool and measure it: many miners, shares of every kind, latencies.
     Swarm(SwarmArgs),
 }

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Graph(args) => commands::graph::run(args, &cli.common),
         Command::Kinds(args) => commands::kinds::run(args),
         Command::Tap(args) => commands::tap::run(args, &cli.common),
+        Command::DeadLetters(args) => commands::dead_letters::run(args, &cli.common),
         Command::Demo(args) => commands::demo::run(args, &cli.common),
         Command::Swarm(args) => commands::swarm::run(args),
     };

@@ -41,6 +41,8 @@ pub enum RecordKind {
     SolvedBlock,
     BlockOutcome,
     DifficultyTarget,
+    DeadLetter,
+    Redriven,
 }
 
 impl RecordKind {
@@ -60,6 +62,8 @@ impl RecordKind {
             Self::SolvedBlock => "solved_block",
             Self::BlockOutcome => "block_outcome",
             Self::DifficultyTarget => "difficulty_target",
+            Self::DeadLetter => "dead_letter",
+            Self::Redriven => "redriven",
         }
     }
 
@@ -79,6 +83,8 @@ impl RecordKind {
             Body::SolvedBlock(_) => Self::SolvedBlock,
             Body::BlockOutcome(_) => Self::BlockOutcome,
             Body::DifficultyTarget(_) => Self::DifficultyTarget,
+            Body::DeadLetter(_) => Self::DeadLetter,
+            Body::Redriven(_) => Self::Redriven,
         }
     }
 }

@@ -22,6 +22,7 @@ enum Metric {
     TaskRunning,
     TaskBatches,
     TaskAppended,
+    DeadLetters,
     InputLagRecords,
     InputLagSeconds,
     InputRecords,
@@ -86,6 +87,7 @@ impl Metric {
             Self::TaskRunning => ("task_running", "1 while the task runs", Gauge),
             Self::TaskBatches => ("task_batches", "Batches committed", Counter),
             Self::TaskAppended => ("task_appended", "Records appended to the log", Counter),
+            Self::DeadLetters => ("dead_letters", "Records put with the dead letters", Counter),
             Self::InputLagRecords => ("input_lag_records", "Records of an input not read yet", Gauge),
             Self::InputLagSeconds => ("input_lag_seconds", "How far behind now the last record read was", Gauge),
             Self::InputRecords => ("input_records", "Records read", Counter),
@@ -232,6 +234,7 @@ fn add_task(page: &mut Page, task: &TaskStatus) {
     page.add(Metric::TaskRunning, [("task", name)], flag(task.state == TaskState::Running));
     page.add(Metric::TaskBatches, [("task", name)], task.batches as f64);
     page.add(Metric::TaskAppended, [("task", name)], task.appended as f64);
+    page.add(Metric::DeadLetters, [("task", name)], task.dead_letters as f64);
     for input in &task.inputs {
         let from = input.partition.to_string();
         let labels = [("task", name), ("input", from.as_str())];

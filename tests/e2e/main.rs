@@ -5,6 +5,7 @@
 mod commands;
 mod common;
 mod crash;
+mod dead_letters;
 mod demo;
 mod drain;
 mod maturity;

@@ -36,6 +36,10 @@ pub enum Role {
     /// An operator inside a task whose outputs depend on answers from outside; only `submit`. Repeating its input does
     /// not repeat its outputs, so a task that holds one writes on lanes of a source (docs/adr/0010).
     World(Build),
+    /// A pure operator whose results people look at and nobody is paid by; only `stats`. A task of such operators puts a
+    /// record that it cannot process with the dead letters and goes on; any other task stops (invariant P1). The operator
+    /// must refuse a record before it has changed anything.
+    Statistics(Build),
     /// A service with I/O of its own (gateway, jobmanager, apiserver), started by the binary.
     Service,
 }
@@ -44,7 +48,7 @@ impl Role {
     /// What makes the operator; `None` for a service.
     pub fn build(&self) -> Option<Build> {
         match self {
-            Self::Operator(build) | Self::World(build) => Some(*build),
+            Self::Operator(build) | Self::World(build) | Self::Statistics(build) => Some(*build),
             Self::Service => None,
         }
     }
@@ -52,6 +56,11 @@ impl Role {
     /// Whether outputs depend on answers from outside.
     pub fn is_world(&self) -> bool {
         matches!(self, Self::World(_))
+    }
+
+    /// Whether nobody is paid by its results.
+    pub fn is_statistics(&self) -> bool {
+        matches!(self, Self::Statistics(_))
     }
 }
 

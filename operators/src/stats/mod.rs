@@ -62,7 +62,7 @@ pub static KIND: Kind = Kind {
         StateTable { name: "last", group_prefix: None },
     ],
     parallel: Parallel::Single,
-    role: Role::Operator(build),
+    role: Role::Statistics(build),
 };
 
 fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {

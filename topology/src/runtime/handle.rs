@@ -129,7 +129,7 @@ impl TopologyRuntime {
     ) -> Result<RuntimeHandle, StartError> {
         check(&plan)
             .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
-        for topic in &plan.topics {
+        for topic in plan.topics.iter().chain(&super::letters::topics(&plan)) {
             let created = log.create_topic(topic).await;
             created.map_err(|error| StartError::Topic { topic: topic.name.clone(), error })?;
         }

@@ -128,8 +128,11 @@ pub struct Watermarks {
     fences: BTreeMap<u64, Epoch>,
     /// The reader began in the middle: the first record of a lane may have predecessors.
     mid_stream: bool,
+    /// Records that could not be read and were passed over: as many lanes may have a gap.
+    forgiven: u32,
     changed: BTreeSet<Lane>,
     changed_fences: BTreeSet<u64>,
+    changed_forgiven: bool,
 }
 
 impl Watermarks {
@@ -169,7 +172,7 @@ impl Watermarks {
         if last.is_some_and(|last| is_repeated(lane, mark, last)) {
             return Ok(Admission::Repeated);
         }
-        if !self.follows(lane, mark.epoch, from.predecessor(), last) {
+        if !self.follows(lane, mark.epoch, from.predecessor(), last) && !self.is_forgiven(lane) {
             return Err(LaneError::Broken {
                 task: lane.task,
                 epoch: mark.epoch,
@@ -189,6 +192,32 @@ impl Watermarks {
             Some(last) if lane.is_source() && epoch > last.epoch => names.is_none(),
             Some(last) => names == Some(last.position),
         }
+    }
+
+    /// A record was passed over that could not be read: its lane, whichever it is, has a gap.
+    pub(crate) fn forgive(&mut self) {
+        self.forgiven = self.forgiven.saturating_add(1);
+        self.changed_forgiven = true;
+    }
+
+    fn is_forgiven(&mut self, lane: Lane) -> bool {
+        let Some(left) = self.forgiven.checked_sub(1) else { return false };
+        tracing::warn!(
+            task = format!("{:016x}", lane.task),
+            "a gap in a lane, where a record that could not be read was passed over"
+        );
+        (self.forgiven, self.changed_forgiven) = (left, true);
+        true
+    }
+
+    /// Takes in how many gaps were still to come.
+    pub(crate) fn restore_forgiven(&mut self, count: u32) {
+        self.forgiven = count;
+    }
+
+    /// How many gaps may still come, if that has changed since the last call.
+    pub(crate) fn take_changed_forgiven(&mut self) -> Option<u32> {
+        std::mem::take(&mut self.changed_forgiven).then_some(self.forgiven)
     }
 
     /// From here on, records of lower epochs of the task are void.

@@ -11,6 +11,7 @@ mod error;
 mod feed;
 mod handle;
 pub mod lanes;
+pub mod letters;
 mod nodes;
 mod outbox;
 mod persist;

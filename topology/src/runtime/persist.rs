@@ -54,6 +54,10 @@ pub(crate) fn load_watermarks(tables: &Tables, slot: &Slot, into: &mut Watermark
     if tables.meta(&key("mid-stream", slot, b""))?.is_some() {
         into.restore_mid_stream();
     }
+    if let Some(count) = tables.meta(&key("forgiven", slot, b""))? {
+        let count: [u8; 4] = count.as_ref().try_into().map_err(|_| damaged("count of gaps", slot))?;
+        into.restore_forgiven(u32::from_be_bytes(count));
+    }
     Ok(())
 }
 
@@ -73,6 +77,9 @@ pub(crate) fn save_feed(tables: &mut Tables, slot: &Slot, feed: &mut Feed) {
     for (task, epoch) in feed.gate.watermarks.take_changed_fences() {
         let epoch = Bytes::copy_from_slice(&epoch.get().to_be_bytes());
         tables.put_meta(&key("fence", slot, &task.to_be_bytes()), epoch);
+    }
+    if let Some(count) = feed.gate.watermarks.take_changed_forgiven() {
+        tables.put_meta(&key("forgiven", slot, b""), Bytes::copy_from_slice(&count.to_be_bytes()));
     }
 }
 
@@ -128,4 +135,14 @@ pub(crate) fn intent(tables: &Tables) -> Result<Option<(String, Offset)>, StateE
 /// Puts the intent to read `slot` up to `until` into the next commit.
 pub(crate) fn save_intent(tables: &mut Tables, slot: &Slot, until: Offset) {
     tables.put_meta(b"intent", [slot.as_bytes(), &until.get().to_be_bytes()].concat().into());
+}
+
+/// Whether the dead letter with this number has been processed again.
+pub(crate) fn was_redriven(tables: &Tables, letter: Offset) -> Result<bool, StateError> {
+    Ok(tables.meta(&key("redriven", "letter", &letter.get().to_be_bytes()))?.is_some())
+}
+
+/// Puts into the next commit that it has.
+pub(crate) fn save_redriven(tables: &mut Tables, letter: Offset) {
+    tables.put_meta(&key("redriven", "letter", &letter.get().to_be_bytes()), Bytes::new());
 }

@@ -70,7 +70,7 @@ pub struct OperatorSpec {
     pub name: String,
     /// Name in the YAML.
     pub shown: String,
-    /// Its kind, whose role is [`crate::Role::Operator`] or [`crate::Role::World`].
+    /// Its kind, whose role is [`crate::Role::Operator`], [`crate::Role::World`] or [`crate::Role::Statistics`].
     pub kind: &'static Kind,
     /// Its settings.
     pub settings: Settings,
@@ -121,6 +121,17 @@ impl TaskSpec {
     /// outputs, and it writes on lanes of a source.
     pub fn is_world(&self) -> bool {
         self.operators.iter().any(|operator| operator.kind.role.is_world())
+    }
+
+    /// Whether nobody is paid by what its operators do: then a record that it cannot process goes to the dead letters.
+    pub fn is_statistics(&self) -> bool {
+        self.operators.iter().all(|operator| operator.kind.role.is_statistics())
+    }
+
+    /// [`Self::inputs`], and the topic of redriven letters where it puts records with the dead letters.
+    pub(super) fn all_inputs(&self) -> Vec<StoredInput> {
+        let redriven = self.is_statistics().then(super::letters::redriven_input);
+        self.inputs.iter().cloned().chain(redriven).collect()
     }
 
     /// How the task is wired, as far as the meaning of its state depends on it: inputs, operators, direct edges and

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message;
 use sluice_log::{LogError, Partition, Record, SharedLog};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, DecodeError, Offset, decode};
@@ -109,6 +110,24 @@ impl Gate {
             }
             _ => self.judge(offset, raw, envelope),
         }
+    }
+
+    /// Passes over a record that [`Gate::pass`] could not decode; tells whether it is to be put with the dead letters,
+    /// which it is not if it had been read before. Where not even its coordinates can be read, its lane will have a gap.
+    ///
+    /// # Errors
+    /// If its coordinates can be read, and records are missing before it.
+    pub(crate) fn pass_over(&mut self, offset: Offset, raw: Bytes) -> Result<bool, ReadError> {
+        let from = Envelope::decode(raw).ok().and_then(|envelope| envelope.from);
+        let Some(from) = from else {
+            self.watermarks.forgive();
+            return Ok(true);
+        };
+        let admission = self.watermarks.admit(&from);
+        let new = admission.map_err(|error| ReadError::Lane { partition: self.partition.clone(), offset, error })?
+            == Admission::New;
+        self.dropped += u64::from(!new);
+        Ok(new)
     }
 
     fn judge(&mut self, offset: Offset, raw: Bytes, envelope: Envelope) -> Result<Option<Admitted>, ReadError> {

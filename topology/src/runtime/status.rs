@@ -35,6 +35,8 @@ pub struct TaskStatus {
     pub operators: Vec<OperatorStatus>,
     /// Records appended to the log since the start.
     pub appended: u64,
+    /// Records put with the dead letters since the start.
+    pub dead_letters: u64,
     /// Batches committed since the start.
     pub batches: u64,
     /// Name and digest of each state table, as of the positions of `inputs`.
@@ -88,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) feeds: Vec<FeedCounters>,
     pub(crate) operators: Vec<OperatorCounters>,
     pub(crate) appended: AtomicU64,
+    pub(crate) letters: AtomicU64,
     pub(crate) batches: AtomicU64,
     /// Positions (as the feeds) and digests of the same commit.
     pub(crate) committed: Mutex<(Vec<Offset>, Vec<Digest>)>,
@@ -160,6 +163,7 @@ impl Shared {
             inputs,
             operators: operators.collect(),
             appended: load(&self.appended),
+            dead_letters: load(&self.letters),
             batches: load(&self.batches),
             digests: self.tables.iter().cloned().zip(digests).collect(),
             error,

@@ -1,5 +1,7 @@
 //! A task at work: read, process, append, flush, commit.
 
+mod refusal;
+
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,6 +18,7 @@ use super::broadcast::Broadcast;
 use super::error::TaskError;
 use super::feed::Feed;
 use super::lanes::{Lane, Watermarks};
+use super::letters::Letters;
 use super::nodes::{self, Node, Route};
 use super::outbox::{Lanes, Outbox};
 use super::persist;
@@ -24,7 +27,7 @@ use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
 use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
 use super::world;
-use crate::operator::{BuildContext, Emission, Externals, Input, InputPosition, Lookups, OperatorError, Source};
+use crate::operator::{BuildContext, Emission, Externals, Input, InputPosition, Key, Lookups, OperatorError, Source};
 
 /// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
 /// same to the byte. A new owner would take the next one. A task that cannot repeat its outputs takes a new epoch at
@@ -67,6 +70,8 @@ pub(crate) struct Task {
     uncommitted: Option<(Instant, usize)>,
     work: Vec<Work>,
     emissions: Vec<Emission>,
+    /// Where records go that it cannot process, if they do not stop it.
+    letters: Option<Letters>,
     shared: Arc<Shared>,
 }
 
@@ -74,7 +79,10 @@ pub(super) struct TaskInput {
     pub(super) feed: Feed,
     slot: String,
     to: Vec<PortRef>,
+    /// What operators are told: where the record at hand was read, or a redriven one was once read.
     source: Source,
+    /// Offset of the record at hand in this input.
+    at: Offset,
     moved: bool,
     processed: u64,
 }
@@ -106,19 +114,21 @@ impl Task {
         let lineage = Lineage { task: spec.name.clone(), log_uuid: around.log.uuid(), wiring: spec.wiring() };
         let state_tables = nodes::state_tables(spec);
         let mut tables = around.env.open(state_tables, &lineage)?;
-        let mut inputs = Vec::with_capacity(spec.inputs.len());
-        for input in &spec.inputs {
+        let all_inputs = spec.all_inputs();
+        let mut inputs = Vec::with_capacity(all_inputs.len());
+        for input in &all_inputs {
             inputs.push(TaskInput::open(input, &around.log, &tables).await?);
         }
         let task_hash = hash64(&spec.name);
         let mut outbox = outbox(spec, task_hash, &around.log, &mut tables).await?;
+        let letters = refusal::open_letters(spec, &tables, &mut outbox)?;
         let nodes = nodes::build(spec, &around.network, &around.externals, &tables, &mut outbox)?;
         let (lookups, broadcasts) = open_tables(spec, around, &mut tables).await?;
         let unfinished = persist::intent(&tables)?.and_then(|(slot, until)| {
             let input = inputs.iter().position(|input: &TaskInput| input.slot == slot)?;
             (inputs[input].feed.next < until).then_some((input, until))
         });
-        let priority = spec.inputs.iter().map(|input| input.priority).collect();
+        let priority = all_inputs.iter().map(|input| input.priority).collect();
         let shared = Arc::new(shared(spec, &inputs, &broadcasts, &nodes, &tables));
         Ok(Self {
             name: spec.shown.clone(),
@@ -135,6 +145,7 @@ impl Task {
             uncommitted: None,
             work: Vec::new(),
             emissions: Vec::new(),
+            letters,
             shared,
         })
     }
@@ -266,7 +277,8 @@ impl Task {
     pub(super) async fn process(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
         for record in records {
             let next = record.offset.next();
-            if let Some(admitted) = self.inputs[input].feed.gate.pass(record)? {
+            self.inputs[input].at = record.offset;
+            if let Some(admitted) = self.admit(input, record)? {
                 self.process_one(input, admitted).await?;
             }
             self.inputs[input].feed.next = next;
@@ -285,8 +297,16 @@ impl Task {
         let time = record.envelope.event_time();
         // The gate lets nothing through that has no body.
         let Some(body) = record.envelope.body.map(Arc::new) else { return Ok(()) };
-        self.work.extend(input.to.iter().rev().map(|port| Work::Deliver(*port, time, Arc::clone(&body))));
+        if self.letters.as_ref().is_some_and(|letters| letters.redriven == index) {
+            self.redrive(index, &body)?;
+        }
+        self.work.extend(self.inputs[index].to.iter().rev().map(|port| Work::Deliver(*port, time, Arc::clone(&body))));
         drop(body);
+        self.work_off(index, timed).await
+    }
+
+    /// Does what is left to do for the record at hand.
+    async fn work_off(&mut self, index: usize, timed: Option<u64>) -> Result<(), TaskError> {
         while let Some(work) = self.work.pop() {
             match work {
                 Work::Deliver(port, time, record) => self.deliver(index, port, (time, &record), timed).await?,
@@ -311,8 +331,14 @@ impl Task {
         }
         let node = &mut self.nodes[to.operator];
         let given = Input { port: to.port, event_time, record, source: &self.inputs[input].source };
-        node.process(&given, &mut self.tables, &self.lookups, &mut self.emissions, timed)
-            .map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
+        let processed = node.process(&given, &mut self.tables, &self.lookups, &mut self.emissions, timed);
+        match processed {
+            Err(OperatorError::Record(cause)) if self.letters.is_some() => {
+                self.emissions.clear();
+                return self.refuse_at(input, to, event_time, record, cause);
+            }
+            processed => processed.map_err(|error| operator_error(&node.name, &self.inputs[input], error))?,
+        }
         self.work.extend(self.emissions.drain(..).rev().map(|emission| Work::Emitted(to.operator, emission)));
         Ok(())
     }
@@ -350,17 +376,26 @@ impl Task {
 
     fn route(&mut self, input: usize, route: Route, emission: Emission) -> Result<(), TaskError> {
         let Emission { key, event_time, body, .. } = emission;
-        let source = self.inputs[input].source.offset;
         match route {
-            Route::Stored(topic) => {
-                self.outbox.store(topic, (input, source), &key, event_time, body).map_err(|what| {
-                    let bug = crate::OperatorError::Bug(what);
-                    operator_error(&self.name, &self.inputs[input], bug)
-                })?;
+            Route::Stored(topic) => self.store(input, topic, &key, event_time, body),
+            Route::Direct(port) => {
+                self.work.push(Work::Deliver(port, event_time, body));
+                Ok(())
             }
-            Route::Direct(port) => self.work.push(Work::Deliver(port, event_time, body)),
         }
-        Ok(())
+    }
+
+    /// Adds an output to the batch, made from the record at hand of this input.
+    fn store(
+        &mut self,
+        input: usize,
+        topic: usize,
+        key: &Key,
+        event_time: EventTime,
+        body: Arc<Body>,
+    ) -> Result<(), TaskError> {
+        let stored = self.outbox.store(topic, (input, self.inputs[input].at), key, event_time, body);
+        stored.map_err(|what| operator_error(&self.name, &self.inputs[input], crate::OperatorError::Bug(what)))
     }
 
     /// Lets operators with effects outside the state make them durable, together with the positions.
@@ -410,6 +445,7 @@ impl Task {
             counters.busy_ns.store(node.busy_ns, Ordering::Relaxed);
         }
         self.shared.appended.store(self.outbox.appended, Ordering::Relaxed);
+        self.shared.letters.store(self.letters.as_ref().map_or(0, |letters| letters.written), Ordering::Relaxed);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -452,7 +488,7 @@ impl TaskInput {
             partitions: spec.partitions,
             offset: Offset::ZERO,
         };
-        Ok(Self { feed, slot, to: spec.to.clone(), source, moved: false, processed: 0 })
+        Ok(Self { feed, slot, to: spec.to.clone(), source, at: Offset::ZERO, moved: false, processed: 0 })
     }
 
     fn position(&self) -> InputPosition {
@@ -467,11 +503,9 @@ async fn outbox(spec: &TaskSpec, task: u64, log: &SharedLog, tables: &mut Tables
         let epoch = world::take_epoch(spec, task, log, tables).await?;
         return Ok(Outbox::new(log.clone(), epoch, Lanes::Source(Lane::source(task))));
     }
-    let lanes = spec.inputs.iter().map(|input| Lane {
-        task,
-        source_topic: hash32(&input.topic),
-        source_partition: input.partition,
-    });
+    let inputs = spec.all_inputs();
+    let lanes =
+        inputs.iter().map(|input| Lane { task, source_topic: hash32(&input.topic), source_partition: input.partition });
     Ok(Outbox::new(log.clone(), EPOCH, Lanes::Inputs(lanes.collect())))
 }
 
@@ -509,6 +543,7 @@ fn shared(spec: &TaskSpec, inputs: &[TaskInput], broadcasts: &[Broadcast], nodes
         partition: spec.partition,
         operators: operators.map(|(node, operator)| OperatorCounters::new(&node.name, operator.kind.name)).collect(),
         appended: Default::default(),
+        letters: Default::default(),
         batches: Default::default(),
         committed: parking_lot::Mutex::new((
             feeds.iter().map(|(feed, _)| feed.next).collect(),

@@ -8,7 +8,7 @@ use super::*;
 
 /// How far a task gets with a batch before its process is killed.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Crash {
+pub(super) enum Crash {
     Processed,
     Appended,
     Flushed,
@@ -32,7 +32,7 @@ fn rounds() -> impl Strategy<Value = Vec<Round>> {
 }
 
 /// One batch, as [`Task::run`] does it, but only up to the crash. Tells whether the task lives on.
-async fn batch(task: &mut Task, crash: Crash) -> bool {
+pub(super) async fn batch(task: &mut Task, crash: Crash) -> bool {
     task.wait().await.unwrap();
     task.apply_tables().unwrap();
     let Some((input, records)) = task.next_batch().unwrap() else { return true };
@@ -53,7 +53,7 @@ async fn batch(task: &mut Task, crash: Crash) -> bool {
 }
 
 /// Works until everything in the log has been processed and committed.
-async fn work_off(task: &mut Task, log: &Arc<MemoryLog>) {
+pub(super) async fn work_off(task: &mut Task, log: &Arc<MemoryLog>) {
     for input in 0..task.inputs.len() {
         let end = log.bounds(task.inputs[input].feed.partition()).await.unwrap().next;
         while task.inputs[input].feed.next < end {
@@ -84,7 +84,7 @@ async fn run(spec: &TaskSpec, rounds: &[Round], crashes: bool) -> (Vec<(String, 
     (outputs(&log, &OUTPUTS).await, task.tables.table_digests().collect())
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 

@@ -5,6 +5,7 @@
 
 mod crash;
 mod io;
+mod letters;
 mod lifecycle;
 mod world;
 
