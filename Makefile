@@ -1,13 +1,14 @@
-# make run    builds what is missing and shows a pool that finds blocks
-# make test   formatting, lints, every test, against real parts that it installs or builds once
-# make bench  the figures of docs/BENCHMARKS.md
+# make run      builds what is missing and shows a pool that finds blocks
+# make test     formatting, lints, every test, against real parts that it installs or builds once
+# make nightly  what takes too long for every run: 300 kills, every byte of a log's files
+# make bench    the figures of docs/BENCHMARKS.md
 
 SHELL := /bin/bash
 export PATH := $(PATH):$(HOME)/.cargo/bin
 cache := $(if $(SLUICE_CACHE),$(SLUICE_CACHE),$(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/sluice)
 export CARGO_TARGET_DIR ?= $(cache)/target
 
-.PHONY: help run build test bench clean-data
+.PHONY: help run build test nightly bench clean-data
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,6 +26,10 @@ test:
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo test --release --locked --workspace --no-fail-fast
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --quiet
+
+nightly:
+	deploy/dev/setup.sh test
+	cargo test --release --locked --workspace --no-fail-fast -- --ignored nightly_
 
 bench:
 	deploy/dev/setup.sh test

@@ -282,7 +282,7 @@ pub(crate) struct SwarmArgs {
     /// Seed of what is random.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Write a line for each share answered `true`: job, extranonce1, extranonce2, ntime, nonce, version bits.
+    /// Write a line for each share answered `true`: job, extranonce1, extranonce2, ntime, nonce, version bits, user.
     #[arg(long, value_name = "FILE")]
     pub(crate) record: Option<PathBuf>,
     /// Print the result as JSON.

@@ -15,6 +15,14 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    match sluice_failpoints::arm_from_environment() {
+        Ok(None) => {}
+        Ok(Some(armed)) => eprintln!("sluice: {} is set: {armed}", sluice_failpoints::VARIABLE),
+        Err(error) => {
+            eprintln!("sluice: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args, &cli.common),
         Command::Check(args) => commands::check::run(args, &cli.common),

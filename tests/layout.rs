@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// Crates in levels: each may depend on the levels above its own, never on its own or a lower one.
 const LEVELS: [&[&str]; 6] = [
-    &["sluice-proto"],
+    &["sluice-proto", "sluice-failpoints"],
     &["sluice-mining"],
     &["sluice-log", "sluice-state", "sluice-ledger"],
     &["sluice-topology"],
@@ -303,4 +303,19 @@ fn every_invariant_has_its_tests() {
     }
     let missing = without(named, is_test);
     assert!(missing.is_empty(), "ARCHITECTURE.md tells of tests that there are not: {missing:?}");
+}
+
+/// Each failpoint stands in the code, in one place.
+#[test]
+fn every_failpoint_stands_in_one_place() {
+    let files: Vec<PathBuf> = members().iter().flat_map(|member| sources(&member.folder.join("src"))).collect();
+    let texts: Vec<String> = files
+        .iter()
+        .filter(|path| !path.starts_with(root().join("failpoints")))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    for point in sluice_failpoints::Point::ALL {
+        let used: usize = texts.iter().map(|text| text.matches(&format!("(Point::{point:?})")).count()).sum();
+        assert_eq!(used, 1, "{point:?} stands in {used} places");
+    }
 }

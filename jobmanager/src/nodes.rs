@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use sluice_failpoints::Point;
 use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_mining::wire::display_hash;
 use sluice_proto::EventTime;
@@ -94,6 +95,7 @@ impl Link {
 
 impl BlockNodes for Nodes {
     fn submit(&self, block: &SentBlock) -> Vec<NodeResult> {
+        sluice_failpoints::pass(Point::SubmitBefore);
         let call = BlockCall::new(&block.bytes);
         let (answers, heard) = channel();
         for (number, link) in self.nodes.iter().enumerate() {
@@ -108,7 +110,9 @@ impl BlockNodes for Nodes {
             }
         }
         drop(answers);
-        self.gather(&heard)
+        let results = self.gather(&heard);
+        sluice_failpoints::pass(Point::SubmitAfter);
+        results
     }
 
     fn status(&self, hash: [u8; 32], height: u32) -> Result<ChainStatus, String> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use sluice_failpoints::Point;
 use sluice_mining::template::{JobParams, Template, build_job, coinbase_size};
 use sluice_mining::wire::display_hash;
 use sluice_proto::{Body, EventTime};
@@ -81,6 +82,7 @@ impl Writer {
         let now = EventTime::now();
         self.last_job.id = now.millis().max(self.last_job.id + 1);
         let (template_id, template_clock) = self.send_template(&template, now)?;
+        sluice_failpoints::pass(Point::JobBefore);
         self.count = self.count.wrapping_add(1);
         let mut source_tag = [0; 8];
         source_tag[..4].copy_from_slice(&self.salt.to_be_bytes());
@@ -107,6 +109,7 @@ impl Writer {
             return Err(JobManagerError::CoinbaseSize { size, limit });
         }
         self.runtime.block_on(self.jobs.append(0, vec![(EventTime::now(), Body::Job(job))]))?;
+        sluice_failpoints::pass(Point::JobAfter);
         self.note(&template, clean.then(|| since.elapsed()));
         self.last_job.tip = Some(template.prev_hash);
         self.template = Some(template);

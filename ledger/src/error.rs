@@ -18,6 +18,9 @@ pub enum LedgerError {
     /// The database refused, and would refuse again.
     #[error("ledger database: {0}")]
     Database(String),
+    /// A test wants it to fail (docs/adr/0020).
+    #[error(transparent)]
+    Injected(#[from] sluice_failpoints::Injected),
     /// What is stored contradicts itself or what is being written.
     #[error("the ledger is inconsistent: {0}")]
     Inconsistent(String),

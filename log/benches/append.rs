@@ -12,6 +12,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -39,8 +40,12 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
+        Self::with(|dir| EmbeddedOptions::new(dir))
+    }
+
+    fn with(options: impl Fn(&Path) -> EmbeddedOptions) -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let log = EmbeddedLog::open(EmbeddedOptions::new(dir.path())).unwrap();
+        let log = EmbeddedLog::open(options(dir.path())).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let spec = TopicSpec { name: TOPIC.into(), partitions: PARTITIONS, retention: Retention::default() };
         runtime.block_on(log.create_topic(&spec)).unwrap();
@@ -223,9 +228,52 @@ fn scan_from(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, rig: &Rig, st
     group.bench_function(name, |b| b.iter(&mut read));
 }
 
+/// Opening after a crash, with write-ahead logs as large as they get.
+fn recovery(c: &mut Criterion) {
+    let mut group = c.benchmark_group("recovery");
+    group.sample_size(10);
+    for mib in [64, 128, 256, 512] {
+        let options = |dir: &Path| EmbeddedOptions { wal_bytes: mib << 20, ..EmbeddedOptions::new(dir) };
+        let rig = Rig::with(options);
+        let batch = batch(500);
+        let (mut turn, mut largest) = (0, 0);
+        // They grow until one more byte makes the log write memtables out.
+        while largest < (mib << 20) * 9 / 10 && turn < 3 * (mib << 20) / (500 * RECORD as u64) {
+            rig.runtime.block_on(rig.append(turn, &batch)).unwrap();
+            turn += 1;
+            largest = largest.max(waiting_bytes(rig.dir.path()));
+        }
+        println!("{mib} MiB allowed: {} MiB to recover", waiting_bytes(rig.dir.path()) >> 20);
+        group.bench_function(format!("{mib}MiB"), |b| {
+            b.iter_custom(|turns| (0..turns).map(|_| opening(rig.dir.path(), &options)).sum::<Duration>());
+        });
+    }
+    group.finish();
+}
+
+/// How long a copy of the log in `dir` takes to open, as if its process had been killed.
+fn opening(dir: &Path, options: &dyn Fn(&Path) -> EmbeddedOptions) -> Duration {
+    let copy = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for file in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    let begun = Instant::now();
+    let log = EmbeddedLog::open(options(copy.path())).unwrap();
+    let took = begun.elapsed();
+    log.close().unwrap();
+    took
+}
+
+/// Bytes of write-ahead logs in `dir`.
+fn waiting_bytes(dir: &Path) -> u64 {
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+    logs.map(|file| file.metadata().map_or(0, |data| data.len())).sum()
+}
+
 fn config() -> Criterion {
     Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(6))
 }
 
-criterion_group! { name = benches; config = config(); targets = append, latency, scan }
+criterion_group! { name = benches; config = config(); targets = append, latency, scan, recovery }
 criterion_main!(benches);

@@ -60,6 +60,14 @@ impl PoolProcess {
         self
     }
 
+    /// Sets an environment variable from the next start on, or takes it away.
+    pub fn set_env(&mut self, name: &str, value: Option<String>) {
+        match value {
+            Some(value) => self.env.insert(name.to_owned(), value),
+            None => self.env.remove(name),
+        };
+    }
+
     /// Adds an argument of `sluice run`.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {

@@ -159,7 +159,7 @@ fn a_pool_that_goes_away_ends_the_run() {
     assert_eq!(outcome.counts.unanswered, 12, "all that were in flight");
     let record = std::fs::read_to_string(plan.record.unwrap()).unwrap();
     assert_eq!(record.lines().count(), 100);
-    assert!(record.lines().all(|line| line.starts_with("5 00ab ")), "{record}");
+    assert!(record.lines().all(|line| line.starts_with("5 00ab ") && line.split(' ').count() == 7), "{record}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the tests share: a pool on a node, addresses, waiting, reading a log that no process has open.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,19 @@ pub fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// The blocks that the pool shows.
 pub fn blocks(pool: &PoolProcess) -> Vec<serde_json::Value> {
     pool.get_json("/api/v1/blocks?limit=1000").unwrap().as_array().unwrap().clone()
+}
+
+/// Numbers of a metric by the value of its label.
+pub fn metric(pool: &PoolProcess, name: &str, label: &str) -> BTreeMap<String, u64> {
+    let (status, page) = pool.get("/metrics").unwrap();
+    assert_eq!(status, 200);
+    let lines = page.lines().filter(|line| line.starts_with(name));
+    let value = |line: &str| {
+        let (labels, number) = line.rsplit_once(' ')?;
+        let of = labels.split_once(&format!("{label}=\"")).map_or("", |(_, rest)| rest.split('"').next().unwrap());
+        Some((of.to_owned(), number.parse::<f64>().ok()? as u64))
+    };
+    lines.filter_map(value).collect()
 }
 
 /// The log of a pool that has ended.

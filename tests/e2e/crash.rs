@@ -1,69 +1,125 @@
-//! Kill -9 of the program under load, again and again; then count (invariants S1, B1, M1, P1).
+//! Kill -9 of the program under the load of several hundred miners, again and again; then count (invariants S1, B1, M1,
+//! P1).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
-use std::path::Path;
+use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use bitcoin::hashes::Hash;
-use sluice_ledger::{BasisPoints, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource, Rules, Scheme};
-use sluice_log::{LogFollower, SharedLog};
-use sluice_proto::v1::{Reason, Submission, Verdict};
-use sluice_proto::{Body, EventTime};
 use sluice_testkit::harness::PoolProcess;
-use sluice_testkit::miner::{CpuMiner, CpuMinerConfig, Outcome, Share};
+use sluice_testkit::miner::{CpuMiner, CpuMinerConfig};
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
+use sluice_testkit::swarm::{Load, Phase, Plan, run};
 
-use crate::common::{PATIENCE, Read, Setup, address, open_log, pool, read_topic, wait};
+use crate::books::{Sent, answered_to_a_swarm, close, sent_by};
+use crate::common::{PATIENCE, Setup, address, pool};
 
-/// How often the program is killed.
-const KILLS: u32 = 20;
 /// Some 131,000 hashes a block: a few blocks between kills.
-const NBITS: u32 = 0x1f00_8000;
-const MINERS: u8 = 6;
+pub const NBITS: u32 = 0x1f00_8000;
+/// Connections of the swarm, each a worker of its own.
+const CONNECTIONS: usize = 300;
+/// Shares that the swarm sends a second. It finds no blocks.
+const RATE: f64 = 3_000.0;
+/// Miners that find blocks too.
+const MINERS: u8 = 2;
 
-/// S1, B1, M1: after 20 kills every share that was answered `true` is counted once, no block is lost or credited twice,
-/// and the database says what the log says.
+/// S1, B1, M1: after 30 kills every share that was answered `true` is counted once and for its worker, no block is lost
+/// or credited twice, and the database says what the log says.
 #[test]
 fn s1_accepted_shares_and_blocks_survive_kill_9() {
+    survives(kills(30));
+}
+
+/// The same with 300 kills.
+#[test]
+#[ignore = "takes a quarter of an hour: make nightly"]
+fn nightly_s1_accepted_shares_and_blocks_survive_kill_9() {
+    survives(kills(300));
+}
+
+/// `SLUICE_KILLS`, or as many as are usual.
+fn kills(usual: u32) -> u32 {
+    std::env::var("SLUICE_KILLS").map_or(usual, |kills| kills.parse().unwrap())
+}
+
+fn survives(kills: u32) {
     // The seed is printed with a failure: moments differ from run to run on purpose.
-    let seed = RandomState::new().hash_one(0);
-    println!("seed {seed}");
+    let mut moments = Moments(RandomState::new().hash_one(0));
+    println!("seed {}", moments.0);
     let node = SimNode::start(SimNodeConfig { nbits: NBITS, mempool: 50, ..SimNodeConfig::default() }).unwrap();
-    let mut pool = pool(&Setup::simulated(&node, 5, "0.0000005"));
-    let shares = under_fire(&mut pool, seed);
-    pool.start().unwrap();
-    settle(&pool, &node);
-    let (status, _) = pool.stop().unwrap();
-    assert!(status.success(), "{}", pool.output().unwrap());
-
-    let log = open_log(pool.dir());
-    let valid = counted_once(&log, &shares);
-    tallied(&log, valid);
-    let found = blocks_are_all_there(&log, &node);
-    database_agrees(&log, pool.dir(), found);
-}
-
-/// Starts the program, kills it at random moments while miners work, and returns every share that they sent.
-fn under_fire(pool: &mut PoolProcess, mut seed: u64) -> Vec<Share> {
-    let mut shares = Vec::new();
-    for kill in 0..KILLS {
-        pool.spawn().unwrap();
-        let stratum = pool.wait_address("stratumd").unwrap();
-        let miners: Vec<CpuMiner> = (1..=MINERS).map(|number| miner(&stratum, number)).collect();
-        for miner in &miners {
-            // Under load, not before it: each miner has work and an answer.
-            miner.wait_until(PATIENCE, |stats| stats.accepted > 0).unwrap_or_else(|error| panic!("{kill}: {error:#}"));
+    let mut pool = pool(&Setup::simulated(&node, 5, "0.0000001"));
+    let mut sent = Vec::new();
+    for kill in 0..kills {
+        // Most die under load, some on the way there.
+        if kill % 6 == 5 {
+            die_early(&mut pool, &mut moments, &mut sent)
+        } else {
+            die_late(&mut pool, &mut moments, &mut sent)
         }
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis((seed >> 33) % 400));
-        pool.kill().unwrap();
-        miners.into_iter().for_each(|miner| shares.extend(miner.stop().1));
     }
-    shares
+    pool.start().unwrap();
+    let accepted = close(&mut pool, &node, &sent);
+    println!("{kills} kills, {accepted} shares answered true, all counted once");
+    assert!(accepted >= kills as usize * 100, "there was load: {accepted}");
 }
 
-fn miner(stratum: &str, number: u8) -> CpuMiner {
+/// Random moments: their order is the seed's.
+struct Moments(u64);
+
+impl Moments {
+    fn below(&mut self, limit: Duration) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Duration::from_micros((self.0 >> 33) % limit.as_micros() as u64)
+    }
+}
+
+/// Starts the program, and kills it at a random moment once miners are served.
+fn die_late(pool: &mut PoolProcess, moments: &mut Moments, sent: &mut Vec<Sent>) {
+    pool.spawn().unwrap();
+    let stratum = pool.wait_address("stratumd").unwrap();
+    let miners: Vec<CpuMiner> = (1..=MINERS).map(|number| miner(&stratum, number)).collect();
+    let plan = swarm(pool, &stratum);
+    let (begun, begins) = channel();
+    let outcome = std::thread::scope(|scope| {
+        let swarm = scope.spawn(|| {
+            run(&plan, |phase| {
+                if phase == Phase::Begin {
+                    begun.send(()).ok();
+                }
+                Ok(())
+            })
+        });
+        begins.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no load: {}", pool.output().unwrap()));
+        std::thread::sleep(moments.below(Duration::from_millis(600)));
+        pool.kill().unwrap();
+        swarm.join().unwrap().unwrap()
+    });
+    assert_eq!(outcome.mismatches, 0, "{outcome}");
+    sent.extend(answered_to_a_swarm(plan.record.as_ref().unwrap()));
+    sent.extend(miners.into_iter().flat_map(sent_by));
+}
+
+/// Starts the program, and kills it at a random moment that may come before it serves anybody.
+fn die_early(pool: &mut PoolProcess, moments: &mut Moments, sent: &mut Vec<Sent>) {
+    pool.spawn().unwrap();
+    let moment = moments.below(Duration::from_millis(800));
+    let begun = std::time::Instant::now();
+    let served = loop {
+        match pool.address("stratumd") {
+            Ok(stratum) => break Some(stratum),
+            Err(_) if begun.elapsed() > moment => break None,
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    let miners: Vec<CpuMiner> =
+        served.iter().flat_map(|stratum| (1..=MINERS).map(|number| miner(stratum, number))).collect();
+    std::thread::sleep(moment.saturating_sub(begun.elapsed()));
+    pool.kill().unwrap();
+    sent.extend(miners.into_iter().flat_map(sent_by));
+}
+
+/// A miner that finds blocks.
+pub fn miner(stratum: &str, number: u8) -> CpuMiner {
     CpuMiner::start(CpuMinerConfig {
         address: stratum.to_owned(),
         user: format!("{}.w{number}", address("regtest", number)),
@@ -74,173 +130,18 @@ fn miner(stratum: &str, number: u8) -> CpuMiner {
     .unwrap()
 }
 
-/// Waits until every slice with a share is closed, every found block is confirmed or orphaned and everything is read.
-fn settle(pool: &PoolProcess, node: &SimNode) {
-    let now = EventTime::now().millis();
-    let log: SharedLog = LogFollower::open(pool.dir().join("log")).unwrap();
-    wait("the slices of the last shares to close", || {
-        let records = read_topic(&log, "share.tallies");
-        let closed = records.iter().filter_map(|read| match read.body() {
-            Body::SliceEnd(end) if end.slice * u64::from(end.slice_ms) >= now => Some((end.partition, end.partitions)),
-            _ => None,
-        });
-        let closed: BTreeSet<(u32, u32)> = closed.collect();
-        closed.iter().any(|(_, of)| closed.len() == *of as usize).then_some(())
-    });
-    drop(log);
-    // As many blocks on top as maturity asks for, of a miner elsewhere.
-    node.mine(6).unwrap();
-    wait("every block to be settled and credited", || {
-        let blocks = crate::common::blocks(pool);
-        let settled = |block: &serde_json::Value| match block["status"].as_str().unwrap() {
-            "confirmed" => block["credited"] == true,
-            status => status == "orphaned" || status == "refused",
-        };
-        let tasks = pool.get_json("/health").unwrap()["tasks"].as_array().unwrap().clone();
-        let idle = tasks.iter().all(|task| task["name"] != "ledger" || task["lag_records"] == 0);
-        (!blocks.is_empty() && blocks.iter().all(settled) && idle).then_some(())
-    });
+/// A swarm that goes on until the pool is gone, with a record of its own.
+fn swarm(pool: &PoolProcess, stratum: &str) -> Plan {
+    let mut plan = Plan::new(stratum.parse().unwrap(), format!("{}.swarm{{n}}", address("regtest", 100)));
+    plan.connections = CONNECTIONS;
+    plan.load = Load::Open { rate: RATE, poisson: true };
+    plan.duration = PATIENCE;
+    plan.record = Some(new_record(pool));
+    plan
 }
 
-/// What tells a share apart from all others.
-type Key = (u64, u32, u64, u32, u32, Option<u32>);
-
-fn key_of_share(share: &Share) -> Key {
-    let word = |bytes: &[u8]| bytes.iter().fold(0_u64, |value, byte| (value << 8) | u64::from(*byte));
-    let job = u64::from_str_radix(&share.job, 16).unwrap();
-    let extranonce1 = u32::try_from(word(&share.extranonce1)).unwrap();
-    (job, extranonce1, word(&share.extranonce2), share.ntime, share.nonce, share.version_bits)
-}
-
-fn key_of_submission(it: &Submission) -> Key {
-    let bits = it.has_version_bits.then_some(it.version_bits);
-    (it.job_id, it.extranonce1, it.extranonce2, it.ntime, it.nonce, bits)
-}
-
-/// S1: each share answered `true` stands in the log once and has one verdict, which is "accepted". Returns all
-/// accepted verdicts.
-fn counted_once(log: &SharedLog, shares: &[Share]) -> Vec<Read> {
-    let mut at: BTreeMap<Key, Vec<(u32, u64)>> = BTreeMap::new();
-    for read in read_topic(log, "share.submissions") {
-        if let Body::Submission(submission) = read.body() {
-            at.entry(key_of_submission(submission)).or_default().push((read.partition, read.offset.get()));
-        }
-    }
-    let valid = read_topic(log, "share.valid");
-    let mut verdicts: BTreeMap<(u32, u64), u32> = BTreeMap::new();
-    for read in &valid {
-        let verdict = verdict(read);
-        assert_eq!(verdict.reason(), Reason::Accepted);
-        *verdicts.entry((verdict.origin_partition, verdict.origin_offset)).or_default() += 1;
-    }
-    let accepted: Vec<&Share> = shares.iter().filter(|share| share.outcome == Outcome::Accepted).collect();
-    assert!(accepted.len() as u32 >= KILLS * u32::from(MINERS), "there was load: {}", accepted.len());
-    for share in &accepted {
-        let places = at.get(&key_of_share(share));
-        let places = places.unwrap_or_else(|| panic!("S1: a share answered true is not in the log: {share:?}"));
-        assert_eq!(places.len(), 1, "S1: a share stands in the log more than once: {share:?}");
-        assert_eq!(verdicts.get(&places[0]), Some(&1), "S1: a share answered true is counted once: {share:?}");
-    }
-    assert!(verdicts.values().all(|count| *count == 1), "no share is counted twice, answered or not");
-    for share in shares.iter().filter(|share| matches!(share.outcome, Outcome::Rejected(_))) {
-        let places = at.get(&key_of_share(share)).cloned().unwrap_or_default();
-        assert!(places.iter().all(|place| !verdicts.contains_key(place)), "refused and counted: {share:?}");
-    }
-    valid
-}
-
-fn verdict(read: &Read) -> &Verdict {
-    match read.body() {
-        Body::Verdict(verdict) => verdict,
-        other => panic!("no verdict: {other:?}"),
-    }
-}
-
-/// Tallies hold exactly the accepted verdicts, worker by worker: number and work.
-fn tallied(log: &SharedLog, valid: Vec<Read>) {
-    let mut expected: BTreeMap<(String, String), (u64, u128)> = BTreeMap::new();
-    for read in &valid {
-        let verdict = verdict(read);
-        let sum = expected.entry((verdict.account.clone(), verdict.worker.clone())).or_default();
-        sum.0 += 1;
-        sum.1 += (u128::from(verdict.work_hi) << 64) | u128::from(verdict.work_lo);
-    }
-    let mut counted: BTreeMap<(String, String), (u64, u128)> = BTreeMap::new();
-    for read in read_topic(log, "share.tallies") {
-        if let Body::Tally(tally) = read.body() {
-            let sum = counted.entry((tally.account.clone(), tally.worker.clone())).or_default();
-            for at in &tally.accepted {
-                sum.0 += at.shares;
-                sum.1 += (u128::from(at.work_hi) << 64) | u128::from(at.work_lo);
-            }
-        }
-    }
-    assert_eq!(counted, expected);
-}
-
-/// B1: each candidate became a block, each block was sent, and the node knows each. Returns the blocks that it took.
-fn blocks_are_all_there(log: &SharedLog, node: &SimNode) -> BTreeSet<[u8; 32]> {
-    let hashes = |topic: &str, of: fn(&Body) -> Option<[u8; 32]>| -> BTreeSet<[u8; 32]> {
-        read_topic(log, topic).iter().filter_map(|read| of(read.body())).collect()
-    };
-    let candidates = hashes("block.candidates", |body| match body {
-        Body::Candidate(it) => Some(sluice_mining::header_hash(it.header[..].try_into().unwrap())),
-        _ => None,
-    });
-    let solved = hashes("block.solved", |body| match body {
-        Body::SolvedBlock(it) => Some(it.hash[..].try_into().unwrap()),
-        _ => None,
-    });
-    let outcomes = hashes("block.outcomes", |body| match body {
-        Body::BlockOutcome(it) => Some(it.hash[..].try_into().unwrap()),
-        _ => None,
-    });
-    assert!(candidates.len() >= 5, "there were blocks: {}", candidates.len());
-    assert_eq!(candidates, solved, "B1: each candidate is made a block");
-    assert_eq!(candidates, outcomes, "B1: each block is sent and followed");
-    let known: BTreeSet<[u8; 32]> = node.accepted_blocks().iter().map(|block| block.hash.to_byte_array()).collect();
-    assert_eq!(candidates, known, "B1: the node has each block");
-    known
-}
-
-/// M1: the ledger is sound, has each block once, and is what a new ledger makes of the log.
-fn database_agrees(log: &SharedLog, dir: &Path, found: BTreeSet<[u8; 32]>) {
-    let store = sluice_ledger::open(&format!("sqlite:{}", dir.join("ledger.db").display())).unwrap();
-    assert!(store.trial_balance().unwrap().is_sound());
-    let verified = store.verify().unwrap();
-    assert!(verified.findings.is_empty(), "{:?}", verified.findings);
-    let rows = store.blocks(None, 10_000).unwrap();
-    assert_eq!(rows.iter().map(|row| row.hash).collect::<BTreeSet<_>>(), found);
-    assert_eq!(rows.len(), found.len(), "no block twice");
-
-    let rules = Rules { scheme: Scheme::Pplns { window: 2 }, fee: BasisPoints::new(150).unwrap() };
-    let again = sluice_ledger::open(&format!("sqlite:{}", dir.join("again.db").display())).unwrap();
-    again.bind_log(log.uuid()).unwrap();
-    for topic in ["share.tallies", "block.outcomes"] {
-        let mut batch = LedgerBatch::new(rules);
-        for read in read_topic(log, topic) {
-            let source = RecordSource {
-                topic: topic.into(),
-                partition: read.partition,
-                partitions: read.partitions,
-                offset: read.offset,
-            };
-            let event = match read.body().clone() {
-                Body::Tally(tally) => LedgerEvent::Tally(tally),
-                Body::SliceEnd(end) => LedgerEvent::SliceEnd(end),
-                Body::BlockOutcome(outcome) => LedgerEvent::Outcome(outcome),
-                other => panic!("{topic} holds {other:?}"),
-            };
-            let next = NextOffset { topic: topic.into(), partition: read.partition, next: read.offset.next() };
-            batch.positions.retain(|position| position.partition != next.partition);
-            batch.positions.push(next);
-            batch.records.push(LedgerRecord { source, event_time: read.envelope.event_time(), event });
-        }
-        again.apply(&batch).unwrap();
-    }
-    for (account, balance) in again.balances("", 1000).unwrap() {
-        assert_eq!(store.balance(&account).unwrap(), Some(balance), "M1: {account} is owed what the log says");
-    }
-    assert_eq!(again.totals().unwrap().available, store.totals().unwrap().available);
-    assert_eq!(again.totals().unwrap().fee_available, store.totals().unwrap().fee_available);
+/// A file that there is not yet.
+pub fn new_record(pool: &PoolProcess) -> PathBuf {
+    let names = (0..).map(|number| pool.dir().join(format!("record-{number}")));
+    names.into_iter().find(|path| !path.exists()).unwrap()
 }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod books;
 mod commands;
 mod common;
 mod crash;
 mod dead_letters;
 mod demo;
 mod drain;
+mod failpoints;
 mod maturity;
 mod parts;
 mod signet;

@@ -1,15 +1,13 @@
 //! The load generator against the real pool: both count the same, and what was answered is in the log.
 
-use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use sluice_proto::Body;
 use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
 use sluice_testkit::swarm::{Load, Phase, Plan, run};
 
-use crate::common::{PATIENCE, SLUICE, Setup, address, open_log, pool, read_topic, wait};
+use crate::common::{PATIENCE, SLUICE, Setup, address, metric, pool, wait};
 
 /// Some 131,000 hashes a block: shares of the lowest difficulty are rarely blocks, and those a swarm does not send.
 const NBITS: u32 = 0x1f00_8000;
@@ -24,19 +22,6 @@ fn plan(pool: &PoolProcess, connections: usize) -> Plan {
     plan.connections = connections;
     plan.duration = PATIENCE;
     plan
-}
-
-/// Numbers of a metric by the value of its label.
-fn metric(pool: &PoolProcess, name: &str, label: &str) -> BTreeMap<String, u64> {
-    let (status, page) = pool.get("/metrics").unwrap();
-    assert_eq!(status, 200);
-    let lines = page.lines().filter(|line| line.starts_with(name));
-    let value = |line: &str| {
-        let (labels, number) = line.rsplit_once(' ')?;
-        let of = labels.split_once(&format!("{label}=\"")).map_or("", |(_, rest)| rest.split('"').next().unwrap());
-        Some((of.to_owned(), number.parse::<f64>().ok()? as u64))
-    };
-    lines.filter_map(value).collect()
 }
 
 /// Every kind of share, answered as the swarm expects, and counted by the pool as the swarm counts.
@@ -75,44 +60,6 @@ fn a_swarm_and_the_pool_count_the_same() {
         (body["shares"]["accepted"] == verdicts.accepted()).then_some(())
     };
     wait("the tallies to have every share", counted);
-}
-
-/// S1: kill -9 under load; every share that the swarm was answered `true` is in the log.
-#[test]
-fn s1_what_a_swarm_was_answered_survives_kill_9() {
-    let node = node();
-    let mut pool = pool(&Setup::simulated(&node, 5, "0.0000001"));
-    pool.start().unwrap();
-    let mut plan = plan(&pool, 16);
-    plan.load = Load::Closed(8);
-    let record = pool.dir().join("record");
-    plan.record = Some(record.clone());
-    let outcome = std::thread::scope(|scope| {
-        let swarm = scope.spawn(|| run(&plan, |_| Ok(())));
-        wait("shares in flight", || {
-            metric(&pool, "sluice_gateway_shares_total", "reason")
-                .get("accepted")
-                .filter(|count| **count > 500)
-                .copied()
-        });
-        pool.kill().unwrap();
-        swarm.join().unwrap().unwrap()
-    });
-    assert_eq!((outcome.counts.closed, outcome.mismatches), (16, 0), "{outcome}");
-    let log = open_log(pool.dir());
-    let mut written: BTreeMap<String, u32> = BTreeMap::new();
-    for read in read_topic(&log, "share.submissions") {
-        if let Body::Submission(it) = read.body() {
-            let (job, one, two) = (it.job_id, it.extranonce1, it.extranonce2);
-            let line =
-                format!("{job:x} {one:08x} {two:016x} {:08x} {:08x} {:08x}", it.ntime, it.nonce, it.version_bits);
-            *written.entry(line).or_default() += 1;
-        }
-    }
-    let record = std::fs::read_to_string(record).unwrap();
-    assert_eq!(record.lines().count() as u64, outcome.verdicts.accepted());
-    let lost: Vec<&str> = record.lines().filter(|line| written.get(*line) != Some(&1)).collect();
-    assert!(lost.is_empty(), "answered, but not once in the log: {lost:?}");
 }
 
 /// A new block reaches every idle connection, slow readers among the others.

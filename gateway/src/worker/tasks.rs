@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_failpoints::Point;
 use sluice_log::LogError;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc::Receiver;
@@ -169,7 +170,9 @@ impl Worker {
                         return self.fail("shares could not be appended", &error);
                     }
                     if let Some((_, round)) = rounds.pop_front() {
+                        sluice_failpoints::pass(Point::GatewayBefore);
                         self.core.borrow_mut().answer(round);
+                        sluice_failpoints::pass(Point::GatewayAfter);
                     }
                 }
                 () = self.filled(last), if rounds.len() < MAX_ROUNDS => {

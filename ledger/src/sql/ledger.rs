@@ -1,5 +1,7 @@
 //! [`LedgerStore`] on any [`Database`].
 
+use sluice_failpoints::Point;
+
 use super::{Database, Sql, apply, digest, read, verify};
 use crate::batch::{Applied, LedgerBatch, NextOffset};
 use crate::error::{LedgerError, Result};
@@ -36,7 +38,13 @@ fn no_result() -> LedgerError {
 
 impl<D: Database> LedgerStore for Ledger<D> {
     fn apply(&self, batch: &LedgerBatch) -> Result<Applied> {
-        self.writing(|sql| apply::apply(sql, batch))
+        let applied = self.writing(|sql| {
+            let applied = apply::apply(sql, batch)?;
+            sluice_failpoints::check(Point::LedgerBefore)?;
+            Ok(applied)
+        })?;
+        sluice_failpoints::check(Point::LedgerAfter)?;
+        Ok(applied)
     }
 
     fn bind_log(&self, uuid: [u8; 16]) -> Result<()> {

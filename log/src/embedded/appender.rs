@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use sluice_failpoints::{Injected, Point};
 use sluice_proto::{EventTime, Offset};
 
 use super::mark::Mark;
@@ -63,8 +64,10 @@ impl Appender {
         for addition in &mut additions {
             addition.fill(group, now_ms, &mut firsts);
         }
+        sluice_failpoints::check(Point::AppendBefore).map_err(injected)?;
         self.store.write(additions.iter().flat_map(|a| a.chunks.iter().map(|c| (a.slot.partition(), c))))?;
-        self.mark.advance(self.store.sequence());
+        sluice_failpoints::check(Point::AppendAfter).map_err(injected)?;
+        self.mark.advance(self.store.sequence(), additions.iter().map(|a| (a.slot.name_hash, a.head.next)));
         count(&self.counters.syncs, 1);
         count(&self.counters.commit_ns, nanos(started.elapsed()));
         for addition in additions {
@@ -73,6 +76,7 @@ impl Appender {
             *addition.slot.head.lock() = addition.head;
             addition.slot.tail.publish(addition.chunks);
         }
+        sluice_failpoints::pass(Point::AnswersBefore);
         let ended = Instant::now();
         for (pending, first) in group.drain(..).zip(firsts) {
             self.counters.append_took(ended.saturating_duration_since(pending.called));
@@ -91,6 +95,10 @@ impl Appender {
             pending.answer(Err(LogError::Stopped(cause.clone())));
         }
     }
+}
+
+fn injected(error: Injected) -> LogError {
+    LogError::Storage(error.to_string())
 }
 
 /// What `group` adds to each partition, in the order in which they first appear.

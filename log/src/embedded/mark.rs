@@ -1,10 +1,18 @@
 //! The durable mark: how far the log was durable, written beside it after each commit.
 //!
 //! Recovery takes the first broken record of the write-ahead log for its end. After a crash that is right; after damage
-//! to an older part of the file it would silently forget acknowledged records. The mark is written after each sync and
-//! is itself never synced: it may be behind after a loss of power, but never ahead. A log that recovers less than
-//! its mark has lost something.
+//! to an older part of the file it would silently forget acknowledged records. Where a file ends for recovery in its
+//! middle it even goes on with the next one, so that one partition has lost records and another has its newest. So the
+//! mark holds the newest write and the end of each partition: a log that has recovered less than its mark has lost
+//! something.
+//!
+//! The mark is written after each sync and is itself never synced: it may be behind after a loss of power, but never
+//! ahead. A mark that is damaged or gone is no mark: the log is sound without it, only damage to it may go unseen.
+//!
+//! Layout, integers little-endian, all of it twice: the sequence number of the newest write (8 bytes); for each partition
+//! the hash of its name (8 bytes) and its next offset (8 bytes).
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,47 +21,96 @@ use std::path::Path;
 /// Name of the file in the log's directory.
 pub(super) const FILE: &str = "durable.mark";
 
+const HEAD: usize = 16;
+
+/// What a log had acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marked {
+    /// Sequence number of the newest write.
+    pub(super) sequence: u64,
+    /// By the hash of its name, where the next record of a partition goes.
+    pub(super) heads: BTreeMap<u64, u64>,
+}
+
+impl Marked {
+    /// The mark in `dir`; one of nothing if there is none. Two equal copies, or it is not taken for one.
+    pub(super) fn read(dir: &Path) -> Self {
+        let file = dir.join(FILE);
+        let bytes = match std::fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "the durable mark cannot be read; damage may go unseen");
+                return Self::default();
+            }
+        };
+        Self::decode(&bytes).unwrap_or_else(|| {
+            tracing::warn!(file = %file.display(), "the durable mark is damaged; other damage to the log may go unseen");
+            Self::default()
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (one, other) = bytes.split_at(bytes.len() / 2);
+        let (sequence, heads) = one.split_first_chunk()?;
+        let (heads, []) = heads.as_chunks::<HEAD>() else { return None };
+        let head = |head: &[u8; HEAD]| {
+            let (name, next) = head.split_at(HEAD / 2);
+            Some((u64::from_le_bytes(name.try_into().ok()?), u64::from_le_bytes(next.try_into().ok()?)))
+        };
+        let heads = heads.iter().map(head).collect::<Option<_>>()?;
+        (one == other).then(|| Self { sequence: u64::from_le_bytes(*sequence), heads })
+    }
+
+    fn encode(&self, into: &mut Vec<u8>) {
+        into.clear();
+        for _ in 0..2 {
+            into.extend(self.sequence.to_le_bytes());
+            for (name, next) in &self.heads {
+                into.extend(name.to_le_bytes());
+                into.extend(next.to_le_bytes());
+            }
+        }
+    }
+}
+
 /// The mark of an open log.
 #[derive(Debug)]
 pub(super) struct Mark {
     /// `None` once it could not be written.
     file: Option<File>,
+    marked: Marked,
+    /// What is written; kept for its memory.
+    buffer: Vec<u8>,
 }
 
 impl Mark {
-    /// The sequence number of the mark in `dir`; 0 if there is none. Two equal copies, or it is not taken for one.
-    pub(super) fn read(dir: &Path) -> u64 {
-        let Ok(bytes) = std::fs::read(dir.join(FILE)) else { return 0 };
-        match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-            (Some(a), Some(b)) if a == b && bytes.len() == 16 => u64::from_le_bytes(*a),
-            _ => 0,
-        }
-    }
-
-    /// Opens the mark in `dir` and sets it to `sequence`.
+    /// Opens the mark in `dir` and sets it to `marked`.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub(super) fn open(dir: &Path, sequence: u64) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, marked: Marked) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(FILE))?;
-        let mut mark = Self { file: Some(file) };
-        mark.set(sequence)?;
+        let mut mark = Self { file: Some(file), marked, buffer: Vec::new() };
+        mark.write()?;
+        if let Some(file) = &mark.file {
+            file.set_len(mark.buffer.len() as u64)?;
+        }
         Ok(mark)
     }
 
-    fn set(&mut self, sequence: u64) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        let one = sequence.to_le_bytes();
-        let mut both = [0; 16];
-        both[..8].copy_from_slice(&one);
-        both[8..].copy_from_slice(&one);
-        file.write_all_at(&both, 0)
+        self.marked.encode(&mut self.buffer);
+        file.write_all_at(&self.buffer, 0)
     }
 
-    /// Moves the mark to `sequence`. A mark that cannot be written is given up with a warning: it stays behind, which
-    /// is safe, and the log itself is sound.
-    pub(super) fn advance(&mut self, sequence: u64) {
-        if let Err(error) = self.set(sequence) {
+    /// Moves the mark to `sequence`, and the partitions named by their hash to their next offsets. A mark that cannot be
+    /// written is given up with a warning: it stays behind, which is safe, and the log itself is sound.
+    pub(super) fn advance(&mut self, sequence: u64, heads: impl IntoIterator<Item = (u64, u64)>) {
+        self.marked.sequence = sequence;
+        self.marked.heads.extend(heads);
+        if let Err(error) = self.write() {
             tracing::warn!(%error, "the durable mark cannot be written; damage to the newest records may go unseen");
             self.file = None;
         }
@@ -67,10 +124,28 @@ mod tests {
     #[test]
     fn what_is_marked_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Mark::read(dir.path()), 0);
-        Mark::open(dir.path(), 5).unwrap().advance(77);
-        assert_eq!(Mark::read(dir.path()), 77);
-        std::fs::write(dir.path().join(FILE), [1; 15]).unwrap();
-        assert_eq!(Mark::read(dir.path()), 0);
+        assert_eq!(Marked::read(dir.path()), Marked::default());
+        let marked = |sequence, heads: &[(u64, u64)]| Marked { sequence, heads: heads.iter().copied().collect() };
+        let mut mark = Mark::open(dir.path(), marked(5, &[(1, 10), (2, 20)])).unwrap();
+        assert_eq!(Marked::read(dir.path()), marked(5, &[(1, 10), (2, 20)]));
+        mark.advance(77, [(2, 21), (3, 30)]);
+        assert_eq!(Marked::read(dir.path()), marked(77, &[(1, 10), (2, 21), (3, 30)]));
+        drop(Mark::open(dir.path(), marked(78, &[])).unwrap());
+        assert_eq!(Marked::read(dir.path()), marked(78, &[]), "what is longer leaves nothing behind");
+    }
+
+    #[test]
+    fn a_damaged_mark_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        Mark::open(dir.path(), Marked::default()).unwrap().advance(77, [(1, 10)]);
+        let whole = std::fs::read(dir.path().join(FILE)).unwrap();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x10;
+            assert_eq!(Marked::decode(&flipped), None);
+            assert_eq!(Marked::decode(&whole[..at]), None);
+        }
+        std::fs::write(dir.path().join(FILE), &whole[1..]).unwrap();
+        assert_eq!(Marked::read(dir.path()), Marked::default());
     }
 }

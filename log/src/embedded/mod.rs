@@ -41,7 +41,7 @@ pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
 use crate::tail::Found;
 use crate::{Bounds, Log, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appender::Appender;
-use mark::Mark;
+use mark::{Mark, Marked};
 use metrics::{Counters, count};
 use queue::{Pending, Queue, closed};
 use slot::Slot;
@@ -120,10 +120,10 @@ impl EmbeddedLog {
     /// [`LogError::Storage`] if the directory cannot be used.
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>, LogError> {
         let store = Arc::new(Store::open(&options)?);
-        check_mark(&store)?;
-        let mark = Mark::open(store.dir(), store.recovered)
-            .map_err(|e| LogError::Storage(format!("{}: {e}", store.dir().display())))?;
         let inner = Arc::new(Inner::new(options, &store)?);
+        let marked = check_mark(&store, &inner.slots.read())?;
+        let mark = Mark::open(store.dir(), marked)
+            .map_err(|e| LogError::Storage(format!("{}: {e}", store.dir().display())))?;
         let appender = Appender {
             store,
             queue: inner.queue.clone(),
@@ -184,19 +184,20 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
     thread.map_err(|e| LogError::Storage(format!("no thread for the log: {e}")))
 }
 
-/// Refuses a log that has recovered less than it had acknowledged.
-fn check_mark(store: &Store) -> Result<(), LogError> {
-    let marked = Mark::read(store.dir());
-    if store.recovered >= marked {
-        return Ok(());
+/// Refuses a log with a partition that has recovered less than it had acknowledged; what is marked from now on.
+fn check_mark(store: &Store, slots: &HashMap<Partition, Arc<Slot>>) -> Result<Marked, LogError> {
+    let ends = slots.values().map(|slot| (slot.name_hash, (slot.partition(), slot.head.lock().next)));
+    let ends: BTreeMap<u64, (&Partition, u64)> = ends.collect();
+    for (name, marked) in Marked::read(store.dir()).heads {
+        let what = match ends.get(&name) {
+            Some((_, next)) if *next >= marked => continue,
+            Some((partition, next)) => format!("{partition} ends before offset {next}, and had ended before {marked}"),
+            None => format!("a partition that had ended before offset {marked} is missing"),
+        };
+        return Err(store::lost(store.dir(), &what));
     }
-    Err(LogError::Corrupt(format!(
-        "{} recovered up to write {} but had acknowledged write {marked}: its write-ahead log is damaged; restore the \
-         directory from a copy, or remove its file {} to go on without the lost records",
-        store.dir().display(),
-        store.recovered,
-        mark::FILE
-    )))
+    let heads = ends.iter().map(|(name, (_, next))| (*name, *next)).collect();
+    Ok(Marked { sequence: store.sequence(), heads })
 }
 
 impl Inner {

@@ -1,6 +1,7 @@
 //! A partition of the open log.
 
 use parking_lot::Mutex;
+use sluice_proto::hash64;
 
 use super::store::Found;
 use crate::Partition;
@@ -14,6 +15,8 @@ pub(super) struct Slot {
     pub(super) head: Mutex<Head>,
     /// What readers see.
     pub(super) tail: Tail,
+    /// Hash of its name, which stands for it in the log's mark.
+    pub(super) name_hash: u64,
     /// Held while records are removed.
     pub(super) trimming: Mutex<()>,
 }
@@ -22,8 +25,9 @@ impl Slot {
     /// The slot of a partition as it was found, with at most `tail_bytes` of it in memory.
     pub(super) fn new(found: Found, tail_bytes: usize) -> Self {
         let Found { partition, genesis, start, head } = found;
+        let name_hash = hash64(&partition.to_string());
         let tail = Tail::new(partition, genesis, start, head.next, tail_bytes);
-        Self { head: Mutex::new(head), tail, trimming: Mutex::new(()) }
+        Self { head: Mutex::new(head), tail, name_hash, trimming: Mutex::new(()) }
     }
 
     /// Which partition it is.

@@ -17,6 +17,7 @@ use rocksdb::{
     IteratorMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::mark::Marked;
 use super::{EmbeddedOptions, tuning};
 use crate::chunk::{Chunk, Head, Header, span, split};
 use crate::{LogError, Partition, Record, Retention, TopicInfo, check_genesis, genesis_record, new_uuid};
@@ -53,8 +54,6 @@ pub(super) struct Store {
     partition_options: Options,
     write_buffer_bytes: usize,
     uuid: [u8; 16],
-    /// Sequence numbers at or below this are durable for certain; see [`super::mark`].
-    pub(super) recovered: u64,
 }
 
 impl Store {
@@ -69,9 +68,14 @@ impl Store {
         let names = families.unwrap_or_else(|| vec![DEFAULT.into()]);
         let descriptors = descriptors(&names, &partition_options, options.write_buffer_bytes);
         let db = Database::open_cf_descriptors(&db_options, &dir, descriptors).map_err(|e| open_error(&dir, &e))?;
+        // Before anything is looked for in what was recovered: what is missing may look like another program's.
+        let (recovered, marked) = (db.latest_sequence_number(), Marked::read(&dir).sequence);
+        if recovered < marked {
+            let what = format!("it recovered up to write {recovered} but had acknowledged write {marked}");
+            return Err(lost(&dir, &what));
+        }
         let uuid = identity(&db, &dir, &names)?;
-        let recovered = db.latest_sequence_number();
-        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid, recovered })
+        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid })
     }
 
     /// Opens the log in `dir` beside the process that writes it. `scratch` is a directory for RocksDB's own notes.
@@ -89,7 +93,7 @@ impl Store {
         let db = Database::open_cf_descriptors_as_secondary(&db_options, dir.as_path(), scratch, descriptors)
             .map_err(|e| open_error(&dir, &e))?;
         let uuid = read_identity(&db, &dir)?.ok_or_else(|| not_a_log(&dir))?;
-        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid, recovered: 0 })
+        Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid })
     }
 
     /// Identity of the log.
@@ -382,6 +386,16 @@ fn existing(dir: &Path) -> Result<Option<Vec<String>>, LogError> {
         return Err(not_a_log(dir));
     }
     Ok(Some(names))
+}
+
+/// The error of a log that has recovered less than it had acknowledged.
+pub(super) fn lost(dir: &Path, what: &str) -> LogError {
+    LogError::Corrupt(format!(
+        "{}: {what}: its write-ahead log or its manifest is damaged; restore the directory from a copy, or remove its \
+         file {} to go on without the lost records",
+        dir.display(),
+        super::mark::FILE
+    ))
 }
 
 fn not_a_log(dir: &Path) -> LogError {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_proto::Offset;
 
-use super::{EmbeddedLog, EmbeddedOptions, LogFollower, mark};
+use super::mark::{self, Mark, Marked};
+use super::{EmbeddedLog, EmbeddedOptions, LogFollower};
 use crate::conformance::{self, read_all};
 use crate::{Log, LogError, Partition, Retention, SharedLog, TopicSpec};
 
@@ -233,10 +234,16 @@ async fn a_lost_table_is_noticed() {
 async fn a_log_behind_its_mark_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path()).await;
-    let sequence = mark::Mark::read(dir.path());
-    assert!(sequence >= 20);
-    drop(mark::Mark::open(dir.path(), sequence + 1).unwrap());
+    let marked = Marked::read(dir.path());
+    assert!(marked.sequence >= 20);
+    drop(Mark::open(dir.path(), Marked { sequence: marked.sequence + 1, ..marked.clone() }).unwrap());
     refused_as_damaged(dir.path());
+    // A partition alone: recovery goes on behind a write-ahead log that it takes for ended.
+    let (name, next) = marked.heads.first_key_value().unwrap();
+    for heads in [[(*name, next + 1)], [(name ^ 1, 1)]] {
+        drop(Mark::open(dir.path(), Marked { sequence: 1, heads: heads.into() }).unwrap());
+        refused_as_damaged(dir.path());
+    }
     std::fs::remove_file(dir.path().join(mark::FILE)).unwrap();
     open(dir.path());
 }

@@ -85,7 +85,7 @@ pub struct Plan {
     pub version_rolling: bool,
     /// Whether shares may be blocks.
     pub blocks: bool,
-    /// Gets a line for each share that was answered `true`: job, extranonce1, extranonce2, ntime, nonce, version bits.
+    /// Gets a line for each share that was answered `true`: job, extranonce1, extranonce2, ntime, nonce, version bits, user.
     pub record: Option<PathBuf>,
     /// Seed of what is random.
     pub seed: u64,

@@ -223,7 +223,7 @@ impl Session {
         } else {
             mining.line.render(id, share.extranonce2, share.nonce, out);
         }
-        let record = plan.record.is_some().then(|| mining.describe(share).into_boxed_str());
+        let record = plan.record.is_some().then(|| mining.describe(&self.user, share).into_boxed_str());
         let (mined, clean) = (self.mined, self.clean);
         self.sent.push_back(Sent { intended, share, expected, mined, clean, answered: false, record });
         self.unanswered += 1;

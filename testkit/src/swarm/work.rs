@@ -133,9 +133,9 @@ impl Mining {
     }
 
     /// A share as it is recorded: what it takes to find it again in the pool's books.
-    pub(super) fn describe(&self, share: Share) -> String {
+    pub(super) fn describe(&self, user: &str, share: Share) -> String {
         format!(
-            "{} {} {:0width$x} {} {} {}",
+            "{} {} {:0width$x} {} {} {} {user}",
             self.job.job,
             hex::encode(&self.subscription.extranonce1),
             share.extranonce2,

@@ -16,6 +16,9 @@ pub enum TaskError {
     /// The state could not be opened, read or committed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A test wants it to fail (docs/adr/0020).
+    #[error(transparent)]
+    Injected(#[from] sluice_failpoints::Injected),
     /// An operator or a table could not be built.
     #[error("cannot set up {name}: {error}")]
     Build {

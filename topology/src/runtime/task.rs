@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use sluice_failpoints::Point;
 use sluice_log::{Partition, Record, SharedLog};
 use sluice_proto::{Body, Epoch, EventTime, Offset, hash32, hash64};
 use sluice_state::{Lineage, StateEnv, Tables};
@@ -188,8 +189,9 @@ impl Task {
                 }
             }
         }
+        sluice_failpoints::check(Point::SyncBefore)?;
         self.tables.sync()?;
-        Ok(())
+        Ok(sluice_failpoints::check(Point::SyncAfter)?)
     }
 
     /// Returns once there is something to do.
@@ -268,7 +270,9 @@ impl Task {
 
     /// What has been processed, from its outputs to its commit.
     async fn finish(&mut self) -> Result<(), TaskError> {
+        sluice_failpoints::check(Point::OutputsBefore)?;
         self.outbox.append().await?;
+        sluice_failpoints::check(Point::OutputsAfter)?;
         self.flush()?;
         self.commit()
     }
@@ -400,12 +404,13 @@ impl Task {
 
     /// Lets operators with effects outside the state make them durable, together with the positions.
     pub(super) fn flush(&mut self) -> Result<(), TaskError> {
+        sluice_failpoints::check(Point::FlushBefore)?;
         let positions: Vec<InputPosition> = self.inputs.iter().map(TaskInput::position).collect();
         for node in &mut self.nodes {
             let flushed = node.operator.flush(&positions);
             flushed.map_err(|error| TaskError::Flush { operator: node.name.clone(), error })?;
         }
-        Ok(())
+        Ok(sluice_failpoints::check(Point::FlushAfter)?)
     }
 
     /// Commits rows, positions, marks, lane ends and table records in one atomic step, and publishes the counters.
@@ -421,7 +426,9 @@ impl Task {
             }
         }
         self.outbox.save(&mut self.tables);
+        sluice_failpoints::check(Point::CommitBefore)?;
         self.tables.commit()?;
+        sluice_failpoints::check(Point::CommitAfter)?;
         self.publish();
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! A writer is killed (kill -9) many times, and its disk runs full: every record that it was told is durable is there
-//! afterwards, in order, once (invariants S1, P1).
+//! afterwards, in order, once (invariants S1, P1). Its files are damaged: that is told, or it changes nothing.
 //!
 //! The writer is this test binary, started again with an environment variable that makes it one. It prints each
 //! acknowledged record to its standard output; what it has printed is what must be found.
 #![allow(clippy::panic, clippy::unwrap_used)]
+
+mod damage;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -267,20 +269,37 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
+/// A test: its name, whether it is too long for every run, and itself.
+type Test<'a> = (&'a str, bool, &'a dyn Fn());
+
 fn main() -> ExitCode {
     if let Some(dir) = std::env::var_os(WRITER) {
         return runtime().block_on(write(Path::new(&dir)));
     }
+    if let Some(dir) = std::env::var_os(damage::WRITER) {
+        return runtime().block_on(damage::write(Path::new(&dir)));
+    }
     let runs = std::env::var("SLUICE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
-    let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
-    let tests: [(&str, &dyn Fn()); 3] = [
-        ("what_was_acknowledged_survives_kills", &|| {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-')).cloned().unwrap_or_default();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let tests: [Test<'_>; 5] = [
+        ("what_was_acknowledged_survives_kills", false, &|| {
             println!("  {} records acknowledged in {runs} lives", kill_it_many_times(runs).offsets.len());
         }),
-        ("a_full_disk_stops_it", &a_full_disk_stops_it),
-        ("a_limit_on_files_stops_it", &a_limit_on_files_stops_it),
+        ("a_full_disk_stops_it", false, &a_full_disk_stops_it),
+        ("a_limit_on_files_stops_it", false, &a_limit_on_files_stops_it),
+        ("p1_damaged_files_are_refused_or_harmless", false, &damage::p1_damaged_files_are_refused_or_harmless),
+        (
+            "nightly_p1_every_flipped_byte_is_refused_or_harmless",
+            true,
+            &damage::nightly_p1_every_flipped_byte_is_refused_or_harmless,
+        ),
     ];
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&filter)) {
+    for (name, long, test) in tests.iter().filter(|(name, ..)| name.contains(&filter)) {
+        if *long != has("--ignored") && !has("--include-ignored") {
+            continue;
+        }
         let started = Instant::now();
         test();
         println!("test {name} ... ok ({:.1} s)", started.elapsed().as_secs_f64());
