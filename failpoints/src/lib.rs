@@ -17,6 +17,8 @@
 //!
 //! The points stand in [`Point`], each with what has happened there. An unset one costs one load of an atomic.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod points;
 
 use std::collections::BTreeMap;
