@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluice_topology::Override;
 
+use crate::commands::checkpoint::CheckpointArgs;
+use crate::commands::state::StateArgs;
+
 /// Examples under `sluice --help`.
 const EXAMPLES: &str = "\
 Examples:
@@ -14,6 +17,8 @@ Examples:
   sluice run --only stratumd,jobmanager    some of its operators and services in this process
   sluice run --set ledger.scheme=solo      with a setting that replaces the file's
   sluice graph --format svg > pool.svg     a picture of it
+  sluice checkpoint create                 a checkpoint of every task, also of a running pool
+  sluice state ls                          what tasks have stored
   sluice tap block.outcomes --json         the records of a topic, also of a running pool
 
 Every setting of the file can be given by --set PATH=VALUE or by an environment variable: SLUICE__LEDGER__SCHEME=solo
@@ -58,6 +63,10 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a topology file without touching anything, and report all mistakes at once.
     Check(CheckArgs),
+    /// Make, list, verify, copy and restore checkpoints of tasks.
+    Checkpoint(CheckpointArgs),
+    /// Look into the state of tasks, also while they run, and into checkpoints.
+    State(StateArgs),
     /// Draw a topology.
     Graph(GraphArgs),
     /// List the kinds of operators, services and tables; with --reference their ports and settings, as Markdown.
@@ -100,6 +109,10 @@ pub(crate) struct RunArgs {
     /// Run only these operators and services (and the operators fused with them).
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Check the state of every task row by row, move what is damaged or foreign aside, and make it again from a
+    /// checkpoint or the topics.
+    #[arg(long)]
+    pub(crate) rebuild: bool,
 }
 
 /// `sluice check`.

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     }
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args, &cli.common),
+        Command::Checkpoint(args) => commands::checkpoint::run(args, &cli.common),
+        Command::State(args) => commands::state::run(args, &cli.common),
         Command::Check(args) => commands::check::run(args, &cli.common),
         Command::Graph(args) => commands::graph::run(args, &cli.common),
         Command::Kinds(args) => commands::kinds::run(args),

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let pool = tokio::select! {
-            pool = Pool::start(&graph, &args.only) => pool?,
+            pool = Pool::start(&graph, &args.only, args.rebuild) => pool?,
             name = signals.next() => {
                 tracing::info!(signal = name, "stopped before everything had started");
                 return Ok(());

@@ -13,6 +13,7 @@ use sluice_jobmanager::{Latency, NodeState, Status, TIP_BOUNDS_US};
 use sluice_log::{LATENCY_BOUNDS_US, LogMetrics};
 use sluice_topology::runtime::{TaskState, TaskStatus};
 
+use super::checkpoints::{Told, age};
 use super::view::{View, reason_name};
 
 /// Every metric there is.
@@ -27,6 +28,11 @@ enum Metric {
     InputLagSeconds,
     InputRecords,
     InputRepeated,
+    CheckpointAge,
+    CheckpointSeconds,
+    CheckpointBytes,
+    Checkpoints,
+    CheckpointsFailed,
     OperatorRecords,
     OperatorEmitted,
     OperatorBusySeconds,
@@ -92,6 +98,11 @@ impl Metric {
             Self::InputLagSeconds => ("input_lag_seconds", "How far behind now the last record read was", Gauge),
             Self::InputRecords => ("input_records", "Records read", Counter),
             Self::InputRepeated => ("input_repeated", "Repeated records dropped by watermark", Counter),
+            Self::CheckpointAge => ("checkpoint_age_seconds", "Age of a task's newest checkpoint", Gauge),
+            Self::CheckpointSeconds => ("checkpoint_seconds", "Time that a task's last checkpoint took", Gauge),
+            Self::CheckpointBytes => ("checkpoint_bytes", "Bytes of a task's newest checkpoint", Gauge),
+            Self::Checkpoints => ("checkpoints", "Checkpoints made", Counter),
+            Self::CheckpointsFailed => ("checkpoints_failed", "Checkpoints that could not be made", Counter),
             Self::OperatorRecords => ("operator_records", "Records an operator was given", Counter),
             Self::OperatorEmitted => ("operator_emitted", "Records an operator sent", Counter),
             Self::OperatorBusySeconds => ("operator_busy_seconds", "Time an operator has used, by sample", Counter),
@@ -209,6 +220,9 @@ pub(super) fn render(view: &View) -> String {
     for task in view.tasks() {
         add_task(&mut page, &task);
     }
+    for (task, told) in view.checkpoints.told() {
+        add_checkpoints(&mut page, task, &told);
+    }
     add_log(&mut page);
     for (name, gateway) in view.services.gateways() {
         add_gateway(&mut page, name, &gateway.status());
@@ -249,6 +263,18 @@ fn add_task(page: &mut Page, task: &TaskStatus) {
         page.add(Metric::OperatorEmitted, labels, operator.emitted as f64);
         page.add(Metric::OperatorBusySeconds, labels, operator.busy.as_secs_f64());
     }
+}
+
+fn add_checkpoints(page: &mut Page, task: &str, told: &Told) {
+    if let Some(newest) = told.newest {
+        page.add(Metric::CheckpointAge, [("task", task)], age(newest).as_secs_f64());
+        page.add(Metric::CheckpointBytes, [("task", task)], told.bytes as f64);
+    }
+    if told.made + told.failed > 0 {
+        page.add(Metric::CheckpointSeconds, [("task", task)], told.took.as_secs_f64());
+    }
+    page.add(Metric::Checkpoints, [("task", task)], told.made as f64);
+    page.add(Metric::CheckpointsFailed, [("task", task)], told.failed as f64);
 }
 
 fn add_log(page: &mut Page) {

@@ -5,6 +5,8 @@
 //! stop:   HTTP answers on -> gateways (answer what is in flight) -> jobmanager -> tasks (commit) -> log
 //! ```
 
+mod checkpoints;
+pub(crate) mod control;
 mod metrics;
 mod services;
 mod view;
@@ -25,6 +27,8 @@ use sluice_state::{MemoryLimits, StateEnv};
 use sluice_topology::runtime::{Plan, RuntimeHandle, RuntimeOptions, TopologyRuntime};
 use sluice_topology::{Config, Externals, Graph};
 
+use checkpoints::Checkpointing;
+use control::{Control, Powers};
 use services::Services;
 pub(crate) use view::View;
 
@@ -53,14 +57,18 @@ pub(crate) struct Pool {
     ledger: Option<Arc<dyn LedgerStore>>,
     view: Arc<View>,
     http: ApiServer,
+    /// Makes checkpoints until it is dropped.
+    checkpoints: tokio::task::JoinHandle<()>,
+    control: Control,
 }
 
 impl Pool {
-    /// Starts the parts of `graph` that `only` names; all where it is empty.
+    /// Starts the parts of `graph` that `only` names; all where it is empty. With `rebuild`, states that are damaged or
+    /// foreign are made again instead of refused.
     ///
     /// # Errors
     /// If any part cannot start.
-    pub(crate) async fn start(graph: &Graph, only: &[String]) -> anyhow::Result<Self> {
+    pub(crate) async fn start(graph: &Graph, only: &[String], rebuild: bool) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
         let log = open_log(&graph.config)?;
         let shared: SharedLog = log.clone();
@@ -68,17 +76,23 @@ impl Pool {
         let ledger = open_ledger(graph, &plan, log.as_ref()).await?;
         let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;
         let state_dir = &graph.config.state.dir;
-        let env = StateEnv::on_disk(state_dir, memory(&graph.config))?;
+        let open = if rebuild { StateEnv::rebuilding } else { StateEnv::on_disk };
+        let env = open(state_dir.clone(), memory(&graph.config))?;
         let network = plan.network.clone();
         let runtime =
             TopologyRuntime::start(plan, shared.clone(), env, Arc::new(externals), RuntimeOptions::default()).await?;
         let runtime = Arc::new(runtime);
         let services = Arc::new(Services::start(graph, only, &shared, nodes).await?);
-        let view = Arc::new(View::new(graph, network, &log, &runtime, &services, ledger.clone()));
+        let checkpoints = Arc::new(Checkpointing::new(&runtime, graph.config.state.checkpoints));
+        let powers = Powers { runtime: runtime.clone(), checkpoints: checkpoints.clone() };
+        let control = Control::start(state_dir, powers)?;
+        let view = View::new(graph, network, &log, &runtime, &services, ledger.clone(), checkpoints.clone());
+        let view = Arc::new(view);
         let rest = graph.services_of(only).any(|node| node.kind.name == sluice_api::KIND.name);
         let http = ApiServer::start(&graph.config.http.listen, rest, view.clone() as Arc<dyn PoolView>).await?;
         tracing::info!(service = "http", address = %http.address(), "listening");
-        Ok(Self { log, runtime, services, ledger, view, http })
+        let checkpoints = tokio::spawn(checkpoints.run());
+        Ok(Self { log, runtime, services, ledger, view, http, checkpoints, control })
     }
 
     /// What the pool shows of itself.
@@ -128,6 +142,8 @@ impl Pool {
     }
 
     async fn stop_in_order(self) {
+        drop(self.control);
+        self.checkpoints.abort();
         self.services.stop().await;
         tokio::select! {
             stopped = self.runtime.stop(TASKS_STOP) => {

@@ -38,7 +38,7 @@ impl Group {
         bytes.into()
     }
 
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (digest, rows) = bytes.split_first_chunk::<16>()?;
         let digest = Digest::from_u128(u128::from_le_bytes(*digest));
         Some(Self { digest, rows: u64::from_le_bytes(rows.try_into().ok()?) })

@@ -9,10 +9,13 @@
 //! of the process loses nothing of it, a loss of power may lose the last commits, all of a commit or none of it, and
 //! the task then repeats the batches behind the last commit that is left ([`Backend::sync`] makes all of them durable).
 
+pub mod checkpoint;
+mod commits;
 mod digest;
 mod env;
 mod memory;
 mod rocks;
+mod stored;
 mod tables;
 mod types;
 
@@ -20,6 +23,7 @@ pub use digest::row_hash;
 pub use env::{MemoryLimits, StateEnv};
 pub use memory::MemoryBackend;
 pub use rocks::RocksBackend;
+pub use stored::{StoredState, StoredTable, states_in};
 pub use tables::Tables;
 pub use types::{Digest, Lineage, StateError, TableSpec};
 
@@ -95,7 +99,7 @@ pub trait Backend: Send {
     fn reader(&self) -> std::sync::Arc<dyn Reader>;
 }
 
-/// Reads the committed state of a task from any thread: for the API, never for operators.
+/// Reads the committed state of a task from any thread: for the API and for checkpoints, never for operators.
 pub trait Reader: Send + Sync {
     /// Committed value of `key` of the table with this name.
     fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StateError>;
@@ -108,4 +112,9 @@ pub trait Reader: Send + Sync {
         to: Option<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StateError>;
+    /// Copies the committed state to the directory `into`, which must not exist, as a database of its own; files that
+    /// never change are hard links. The task goes on meanwhile.
+    fn checkpoint(&self, into: &std::path::Path) -> Result<(), StateError> {
+        Err(StateError::Storage(format!("no checkpoint {}: the state is not on disk", into.display())))
+    }
 }

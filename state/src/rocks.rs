@@ -1,14 +1,16 @@
 //! State on RocksDB: one database per task, a column family per table.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use crate::commits::{self, Floor};
 use crate::types::{StateError, TableSpec};
 use crate::{Backend, Change, Reader, SYSTEM_TABLE};
 
@@ -27,15 +29,32 @@ const BLOOM_BITS: f64 = 10.0;
 pub struct RocksBackend {
     shared: Arc<Shared>,
     write: WriteOptions,
+    /// Commits made so far.
+    commits: u64,
+    floor: Floor,
 }
 
-struct Shared {
+/// An open database.
+pub(crate) struct Shared {
     db: DB,
     names: Vec<String>,
+    path: PathBuf,
+    /// Its files may be read without keeping their blocks in the cache: they are read once.
+    once: bool,
 }
 
-fn storage(error: rocksdb::Error) -> StateError {
-    StateError::Storage(error.into_string())
+/// What the database says of the state in `path`: that it is damaged, or that the storage fails.
+fn failure(path: &Path, error: rocksdb::Error) -> StateError {
+    let missing = |text: &str| text.contains("No such file");
+    match error.kind() {
+        ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotSupported => damaged(path, error),
+        ErrorKind::IOError if missing(error.as_ref()) => damaged(path, error),
+        _ => StateError::Storage(format!("{}: {error}", path.display())),
+    }
+}
+
+fn damaged(path: &Path, what: impl ToString) -> StateError {
+    StateError::Damaged { path: path.display().to_string(), what: what.to_string() }
 }
 
 fn foreign(path: &Path, what: impl Into<String>) -> StateError {
@@ -56,39 +75,55 @@ impl RocksBackend {
     ) -> Result<Self, StateError> {
         let mut names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         names.push(SYSTEM_TABLE.to_owned());
+        let mut system = cf_options(None, cache);
+        commits::count_in(&mut system);
         let table_options: Vec<Options> =
-            specs.iter().map(|spec| cf_options(spec.group_prefix, cache)).chain([cf_options(None, cache)]).collect();
-        if path.join("CURRENT").exists() {
+            specs.iter().map(|spec| cf_options(spec.group_prefix, cache)).chain([system]).collect();
+        if is_state(path) {
             check_tables(path, &names)?;
         } else {
             create(path, &names, &table_options, buffers)?;
         }
-        let db = open_db(path, &names, &table_options, buffers)?;
-        Ok(Self { shared: Arc::new(Shared { db, names }), write: WriteOptions::default() })
+        let db = open_db(path, &names, &table_options, buffers, false)?;
+        let shared = Shared { db, names, path: path.to_owned(), once: false };
+        let commits = shared.commits()?;
+        let floor = Floor::open(path, commits)?;
+        Ok(Self { shared: Arc::new(shared), write: WriteOptions::default(), commits, floor })
     }
 
     /// Unlinks files that hold nothing but removed rows. The commit that removed them must be durable before: else,
-    /// after a loss of power, an older commit would be there without its rows.
-    fn drop_files(&self, changes: &[Change]) -> Result<(), StateError> {
+    /// after a loss of power, an older commit would be there without its rows. Should damage to the write-ahead log
+    /// bring an older commit back all the same, the floor tells.
+    fn drop_files(&mut self, changes: &[Change]) -> Result<(), StateError> {
         let mut synced = false;
         for change in changes {
             if let Change::DeleteRange { table, from, to } = change {
                 if !synced {
-                    self.shared.db.flush_wal(true).map_err(storage)?;
+                    self.sync()?;
+                    self.floor.raise(self.commits)?;
                     synced = true;
                 }
                 let family = self.shared.family(*table)?;
-                self.shared.db.delete_file_in_range_cf(family, from, to).map_err(storage)?;
+                let dropped = self.shared.db.delete_file_in_range_cf(family, from, to);
+                dropped.map_err(|error| self.shared.failure(error))?;
             }
         }
         Ok(())
     }
 }
 
-fn db_options(buffers: &WriteBufferManager) -> Options {
+/// How a state is recovered, by its owner and by whoever reads it.
+fn recovery() -> Options {
     let mut options = Options::default();
-    options.create_if_missing(true);
-    options.create_missing_column_families(true);
+    // Damage in the write-ahead log ends recovery there: an older commit, whole. Where that cannot be, since a table is
+    // ahead of it, or a file of the log is missing, opening fails. What neither sees, the count of commits does.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options
+}
+
+fn db_options(buffers: &WriteBufferManager) -> Options {
+    let mut options = recovery();
     options.set_write_buffer_manager(buffers);
     options.set_max_total_wal_size(MAX_WAL);
     options.set_keep_log_file_num(2);
@@ -103,7 +138,8 @@ fn cf_options(group_prefix: Option<usize>, cache: &Cache) -> Options {
     blocks.set_bloom_filter(BLOOM_BITS, false);
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks.set_format_version(5);
+    // Checksums cover the place of a block and the end of the file, too.
+    blocks.set_format_version(6);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
     options.set_compression_type(rocksdb::DBCompressionType::Lz4);
@@ -117,14 +153,43 @@ fn cf_options(group_prefix: Option<usize>, cache: &Cache) -> Options {
     options
 }
 
-fn open_db(path: &Path, names: &[String], tables: &[Options], buffers: &WriteBufferManager) -> Result<DB, StateError> {
-    let families: Vec<ColumnFamilyDescriptor> = names
-        .iter()
-        .zip(tables)
-        .map(|(name, options)| ColumnFamilyDescriptor::new(name.clone(), options.clone()))
-        .chain([ColumnFamilyDescriptor::new("default", Options::default())])
-        .collect();
-    DB::open_cf_descriptors(&db_options(buffers), path, families).map_err(storage)
+fn open_db(
+    path: &Path,
+    names: &[String],
+    tables: &[Options],
+    buffers: &WriteBufferManager,
+    create: bool,
+) -> Result<DB, StateError> {
+    let mut options = db_options(buffers);
+    options.create_if_missing(create);
+    options.create_missing_column_families(create);
+    let families = names.iter().zip(tables).map(|(name, options)| ColumnFamilyDescriptor::new(name, options.clone()));
+    let families = families.chain([ColumnFamilyDescriptor::new("default", Options::default())]);
+    DB::open_cf_descriptors(&options, path, families).map_err(|error| failure(path, error))
+}
+
+/// Whether there is a state in `path`, whole or not.
+pub(crate) fn is_state(path: &Path) -> bool {
+    path.join("CURRENT").exists()
+}
+
+/// Whether a process has the state in `path` open.
+pub(crate) fn is_locked(path: &Path) -> bool {
+    let Ok(names) = DB::list_cf(&Options::default(), path) else { return false };
+    let opened = DB::open_cf_descriptors(&recovery(), path, families_to_read(&names));
+    opened.is_err_and(|error| error.kind() == ErrorKind::IOError && error.as_ref().contains("lock"))
+}
+
+/// Families as whoever only reads them opens them.
+fn families_to_read(names: &[String]) -> Vec<ColumnFamilyDescriptor> {
+    let family = |name: &String| {
+        let mut options = Options::default();
+        if name == SYSTEM_TABLE {
+            commits::count_in(&mut options);
+        }
+        ColumnFamilyDescriptor::new(name, options)
+    };
+    names.iter().map(family).collect()
 }
 
 /// Creates the database beside its place and moves it there: a crash in between leaves no half of one behind.
@@ -140,7 +205,7 @@ fn create(path: &Path, names: &[String], tables: &[Options], buffers: &WriteBuff
         std::fs::remove_dir_all(&building).map_err(|error| io("cannot clear what was left beside", error))?;
     }
     std::fs::create_dir_all(&building).map_err(|error| io("cannot create", error))?;
-    drop(open_db(&building, names, tables, buffers)?);
+    drop(open_db(&building, names, tables, buffers, true)?);
     if path.exists() {
         std::fs::remove_dir(path).map_err(|error| io("cannot replace", error))?;
     }
@@ -148,7 +213,7 @@ fn create(path: &Path, names: &[String], tables: &[Options], buffers: &WriteBuff
 }
 
 fn check_tables(path: &Path, names: &[String]) -> Result<(), StateError> {
-    let found = DB::list_cf(&Options::default(), path).map_err(storage)?;
+    let found = DB::list_cf(&Options::default(), path).map_err(|error| failure(path, error))?;
     for name in &found {
         if name != "default" && !names.contains(name) {
             let what =
@@ -165,21 +230,60 @@ fn check_tables(path: &Path, names: &[String]) -> Result<(), StateError> {
 }
 
 impl Shared {
+    /// Opens the state in `path` to read it only, where no process changes it; with `scratch`, a directory for its own
+    /// files, beside one that does.
+    pub(crate) fn open_to_read(path: &Path, scratch: Option<&Path>) -> Result<Self, StateError> {
+        if !is_state(path) {
+            return Err(damaged(path, "there is no state; has its file CURRENT been removed?"));
+        }
+        let names = DB::list_cf(&Options::default(), path).map_err(|error| failure(path, error))?;
+        let mut options = recovery();
+        let opened = match scratch {
+            Some(scratch) => {
+                // Its writer may remove files while they are read: all must be open.
+                options.set_max_open_files(-1);
+                DB::open_cf_descriptors_as_secondary(&options, path, scratch, families_to_read(&names))
+            }
+            None => DB::open_cf_descriptors_read_only(&options, path, families_to_read(&names), false),
+        };
+        let db = opened.map_err(|error| failure(path, error))?;
+        Ok(Self { db, names, path: path.to_owned(), once: true })
+    }
+
+    pub(crate) fn failure(&self, error: rocksdb::Error) -> StateError {
+        failure(&self.path, error)
+    }
+
+    pub(crate) fn damaged(&self, what: impl ToString) -> StateError {
+        damaged(&self.path, what)
+    }
+
+    /// How many commits the state has.
+    ///
+    /// # Errors
+    /// If some that it once had are missing between others.
+    pub(crate) fn commits(&self) -> Result<u64, StateError> {
+        let system = self.named(SYSTEM_TABLE)?;
+        let [made, there] = commits::KEYS;
+        commits::agree(self.get(system, made)?.as_deref(), self.get(system, there)?.as_deref())
+            .map_err(|what| self.damaged(what))
+    }
+
     fn family(&self, table: usize) -> Result<&ColumnFamily, StateError> {
         let name = self.names.get(table).ok_or_else(|| StateError::NoTable(format!("number {table}")))?;
         self.db.cf_handle(name).ok_or_else(|| StateError::NoTable(name.clone()))
     }
 
-    fn named(&self, table: &str) -> Result<&ColumnFamily, StateError> {
+    pub(crate) fn named(&self, table: &str) -> Result<&ColumnFamily, StateError> {
         self.db.cf_handle(table).ok_or_else(|| StateError::NoTable(table.to_owned()))
     }
 
-    fn get(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let value = self.db.get_pinned_cf(family, key).map_err(storage)?;
+    pub(crate) fn get(&self, family: &ColumnFamily, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let value = self.db.get_pinned_cf(family, key).map_err(|error| self.failure(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan(
+    pub(crate) fn scan(
         &self,
         family: &ColumnFamily,
         from: &[u8],
@@ -188,6 +292,7 @@ impl Shared {
     ) -> Result<(), StateError> {
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
+        options.fill_cache(!self.once);
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
         }
@@ -199,7 +304,7 @@ impl Shared {
             }
             rows.next();
         }
-        rows.status().map_err(storage)
+        rows.status().map_err(|error| self.failure(error))
     }
 }
 
@@ -231,12 +336,14 @@ impl Backend for RocksBackend {
                 Change::DeleteRange { from, to, .. } => batch.delete_range_cf(family, from, to),
             }
         }
-        self.shared.db.write_opt(batch, &self.write).map_err(storage)?;
+        self.commits += 1;
+        commits::count(&mut batch, self.shared.named(SYSTEM_TABLE)?, self.commits);
+        self.shared.db.write_opt(batch, &self.write).map_err(|error| self.shared.failure(error))?;
         self.drop_files(changes)
     }
 
     fn sync(&mut self) -> Result<(), StateError> {
-        self.shared.db.flush_wal(true).map_err(storage)
+        self.shared.db.flush_wal(true).map_err(|error| self.shared.failure(error))
     }
 
     fn reader(&self) -> Arc<dyn Reader> {
@@ -244,7 +351,8 @@ impl Backend for RocksBackend {
     }
 }
 
-struct RocksReader(Arc<Shared>);
+/// Reads a database by the names of its tables.
+pub(crate) struct RocksReader(pub(crate) Arc<Shared>);
 
 impl Reader for RocksReader {
     fn get(&self, table: &str, key: &[u8]) -> Result<Option<Bytes>, StateError> {
@@ -262,5 +370,9 @@ impl Reader for RocksReader {
             return Ok(());
         }
         self.0.scan(self.0.named(table)?, from, to, visit)
+    }
+    fn checkpoint(&self, into: &Path) -> Result<(), StateError> {
+        let checkpoint = Checkpoint::new(&self.0.db).map_err(|error| self.0.failure(error))?;
+        checkpoint.create_checkpoint(into).map_err(|error| self.0.failure(error))
     }
 }

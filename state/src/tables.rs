@@ -12,9 +12,9 @@ use crate::types::{Digest, Lineage, StateError, TableSpec, first_difference};
 use crate::{Backend, Change, Reader};
 
 /// First byte of the system table's keys, by what they hold.
-const LINEAGE: &[u8] = b"L";
-const DIGEST: u8 = b'd';
-const META: u8 = b'm';
+pub(crate) const LINEAGE: &[u8] = b"L";
+pub(crate) const DIGEST: u8 = b'd';
+pub(crate) const META: u8 = b'm';
 
 /// Committed rows of a plain table that are kept in memory from batch to batch, at most. Beyond it the table's cache
 /// starts again from nothing: what is in it never changes a result.
@@ -125,6 +125,11 @@ impl Tables {
                     let what = format!("{what}; replay the task into a new state, or go back to what made this one");
                     return Err(StateError::Foreign { path: place.to_owned(), what });
                 }
+            }
+            // A crash may have come between creating it and this; but rows cannot be there before it.
+            None if has_rows(backend.as_ref(), system)? => {
+                let what = "it has rows and does not say what they were made from".to_owned();
+                return Err(StateError::Damaged { path: place.to_owned(), what });
             }
             None => {
                 let (key, value) = (Bytes::from_static(LINEAGE), Bytes::from(wanted));
@@ -411,6 +416,18 @@ impl Tables {
     }
 }
 
+/// Whether one of the first `tables` tables has a row.
+fn has_rows(backend: &dyn Backend, tables: usize) -> Result<bool, StateError> {
+    let mut found = false;
+    for table in 0..tables {
+        backend.scan(table, &[], None, &mut |_, _| {
+            found = true;
+            false
+        })?;
+    }
+    Ok(found)
+}
+
 fn row_change(table: usize, key: Bytes, value: Option<Bytes>) -> Change {
     match value {
         Some(value) => Change::Put { table, key, value },
@@ -427,7 +444,7 @@ fn digest_key(table: usize, prefix: &[u8]) -> Bytes {
     key.into()
 }
 
-fn digest_key_parts(key: &[u8]) -> Option<(usize, &[u8])> {
+pub(crate) fn digest_key_parts(key: &[u8]) -> Option<(usize, &[u8])> {
     let (table, prefix) = key.strip_prefix(&[DIGEST])?.split_first_chunk::<4>()?;
     Some((u32::from_be_bytes(*table) as usize, prefix))
 }

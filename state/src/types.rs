@@ -116,12 +116,23 @@ pub enum StateError {
         /// What was asked of it.
         what: &'static str,
     },
-    /// What is on disk is damaged, or was written by another topology or program.
+    /// What is on disk was written by another topology or program.
     #[error("state {path}: {what}")]
     Foreign {
         /// Directory of the state.
         path: String,
         /// What does not fit.
+        what: String,
+    },
+    /// What is on disk is damaged.
+    #[error(
+        "the state in {path} is damaged: {what}; restore a checkpoint (`sluice checkpoint restore`), or let it be made \
+         again (`sluice run --rebuild`)"
+    )]
+    Damaged {
+        /// Directory of the state.
+        path: String,
+        /// What was found.
         what: String,
     },
     /// The storage failed.

@@ -30,4 +30,4 @@ pub use operator::{
     OperatorError, Source,
 };
 pub use settings::{SettingValue, Settings};
-pub use spec::{Config, Environment, FileText, Override, Report, Secret, network};
+pub use spec::{Checkpoints, Config, Environment, FileText, Override, Report, Secret, network};

@@ -50,7 +50,7 @@ async fn play(args: &DemoArgs, mut screen: Screen) -> anyhow::Result<()> {
     let (dir, simulated) = (args.dir.clone(), args.simulated);
     let node = tokio::task::spawn_blocking(move || DemoNode::start(&dir, simulated)).await??;
     let graph = graph(args, &node)?;
-    let pool = Pool::start(&graph, &[]).await?;
+    let pool = Pool::start(&graph, &[], false).await?;
     let Some(stratum) = pool.stratum().first().copied() else { bail!("no gateway listens") };
     let miners = miners::start(&node, stratum)?;
     let watched = Watched { node: &node, view: pool.view(), stratum: stratum.to_string(), api: pool.http() };

@@ -7,6 +7,7 @@ use sluice_jobmanager::{NodeState, Status};
 use sluice_topology::runtime::{TaskState, TaskStatus};
 
 use super::View;
+use crate::pool::checkpoints::age;
 
 /// A job older than this many times the longest refresh that is usual means that no node gives templates.
 const OLD_JOB: Duration = Duration::from_secs(300);
@@ -18,6 +19,7 @@ pub(super) fn health(view: &View) -> Health {
     let tasks = view.tasks();
     let mut parts = vec![log(view)];
     parts.extend(tasks.iter().map(task));
+    parts.extend(checkpoints(view));
     for (name, jobmanager) in view.services.jobmanagers() {
         parts.extend(job_parts(name, &jobmanager.status()));
     }
@@ -83,6 +85,23 @@ fn task(task: &TaskStatus) -> Part {
         (TaskState::Failed, error) => (Condition::Failed, error.clone().unwrap_or_else(|| "failed".to_owned())),
     };
     Part { name: format!("task {}", task.name), condition, detail }
+}
+
+/// One part for all checkpoints: the names of the tasks whose newest one is too old.
+fn checkpoints(view: &View) -> Option<Part> {
+    let told: Vec<_> = view.checkpoints.told().collect();
+    let oldest = told.iter().map(|(_, told)| told.newest.map_or(Duration::ZERO, age)).max()?;
+    let late = told.iter().filter(|(_, told)| view.checkpoints.is_late(told)).map(|(task, told)| match &told.error {
+        Some(error) => format!("{task} ({error})"),
+        None => (*task).to_owned(),
+    });
+    let late: Vec<String> = late.collect();
+    let (condition, detail) = if late.is_empty() {
+        (Condition::Ok, format!("the oldest of {} tasks is {} s old", told.len(), oldest.as_secs()))
+    } else {
+        (Condition::Degraded, format!("too old, nothing is lost: {}", late.join(", ")))
+    };
+    Some(Part { name: "checkpoints".into(), condition, detail })
 }
 
 /// Records of its inputs that a task has not read.

@@ -14,6 +14,7 @@ use sluice_log::EmbeddedLog;
 use sluice_topology::Graph;
 use sluice_topology::runtime::{RuntimeHandle, TableReader, TaskStatus};
 
+use super::checkpoints::Checkpointing;
 use super::metrics;
 use super::services::Services;
 
@@ -27,6 +28,7 @@ pub(crate) struct View {
     pub(super) runtime: Arc<RuntimeHandle>,
     pub(super) services: Arc<Services>,
     pub(super) ledger: Option<Arc<dyn LedgerStore>>,
+    pub(super) checkpoints: Arc<Checkpointing>,
     /// Identity of the operator that keeps the statistics, and its state.
     pub(super) stats: Option<(String, TableReader)>,
     /// To ask asynchronous parts from threads that may block.
@@ -41,6 +43,7 @@ impl View {
         runtime: &Arc<RuntimeHandle>,
         services: &Arc<Services>,
         ledger: Option<Arc<dyn LedgerStore>>,
+        checkpoints: Arc<Checkpointing>,
     ) -> Self {
         let stats = graph.nodes.iter().filter(|node| node.kind.name == STATS.0).find_map(|node| {
             let reader = runtime.readers(&format!("{}.{}", node.identity, STATS.1)).into_iter().next()?;
@@ -52,6 +55,7 @@ impl View {
             runtime: runtime.clone(),
             services: services.clone(),
             ledger,
+            checkpoints,
             stats,
             tokio: tokio::runtime::Handle::current(),
         }

@@ -31,7 +31,7 @@ fn outage(wiring: &Wiring<'_>, problems: &mut Problems) {
                 format_duration(needed)
             );
             let hint = format!(
-                "keep it for at least {}: `state.checkpoint` ({}) plus `limits.outage` ({}), or lower those",
+                "keep it for at least {}: `state.checkpoints.every` ({}) plus `limits.outage` ({}), or lower those",
                 format_duration(needed),
                 format_duration(checkpoint),
                 format_duration(outage)

@@ -348,7 +348,7 @@ fn what_may_be_needed_again_is_kept() {
     let short = ("retention: 30d }\n  share.checked", "retention: 12h }\n  share.checked");
     expect(&[short], &[("retention.outage", "retention: ^12h")]);
     expect(
-        &[("version: 1", "version: 1\nlimits: { outage: 29d }\nstate: { checkpoint: 25h }")],
+        &[("version: 1", "version: 1\nlimits: { outage: 29d }\nstate: { checkpoints: { every: 25h } }")],
         &[
             ("retention.outage", "partitions: 8, retention: ^30d"),
             ("retention.outage", "block.candidates:   { retention: ^30d"),

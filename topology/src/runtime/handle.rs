@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_log::{LogError, SharedLog};
+use sluice_state::checkpoint::Checkpointer;
 use sluice_state::{Reader, StateEnv};
 use tokio::sync::{oneshot, watch};
 
 use super::error::TaskError;
+use super::persist;
 use super::plan::{Destination, Plan, PortRef, TaskSpec};
 use super::status::{Shared, TaskState, TaskStatus};
 use super::task::{Surroundings, Task};
@@ -103,6 +105,7 @@ pub struct RuntimeHandle {
 struct Running {
     shared: Arc<Shared>,
     reader: Arc<dyn Reader>,
+    checkpointer: Option<Checkpointer>,
 }
 
 /// What a task's thread is given, and how it reports.
@@ -191,7 +194,8 @@ impl Thread {
             }
         };
         let shared = task.shared();
-        let _ = opened.send(Ok(Running { shared: task.shared(), reader: task.reader() }));
+        let checkpointer = around.env.checkpointer(&task.tables, &spec.name, persist::describe);
+        let _ = opened.send(Ok(Running { shared: task.shared(), reader: task.reader(), checkpointer }));
         tracing::info!(task = %spec.shown, "task started");
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&mut stop))));
         let result = result.unwrap_or_else(|panic| Err(TaskError::Panic(panic_message(panic.as_ref()))));
@@ -242,6 +246,13 @@ impl RuntimeHandle {
             reader: Arc::clone(&task.reader),
         });
         readers.collect()
+    }
+
+    /// What makes checkpoints of the tasks whose state is on disk, each with the task's name as people see it. Like
+    /// readers, they keep the state open.
+    pub fn checkpointers(&self) -> Vec<(String, Checkpointer)> {
+        let on_disk = |task: &Running| Some((task.shared.name.clone(), task.checkpointer.clone()?));
+        self.tasks.iter().filter_map(on_disk).collect()
     }
 
     /// Returns once a task has failed: the process should stop with this as its cause. Never returns if none does.

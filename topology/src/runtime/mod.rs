@@ -28,6 +28,7 @@ mod world;
 pub use error::TaskError;
 pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};
 pub use nodes::state_tables;
+pub use persist::describe;
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
 pub use producer::{EpochError, Producer, Writer, source_epoch};
 pub use reader::{ReadError, TopicReader};

@@ -2,6 +2,7 @@
 
 use bytes::{Buf, Bytes};
 use sluice_proto::{Epoch, Offset, Position};
+use sluice_state::checkpoint::Facts;
 use sluice_state::{StateError, Tables};
 
 use super::feed::Feed;
@@ -145,4 +146,20 @@ pub(crate) fn was_redriven(tables: &Tables, letter: Offset) -> Result<bool, Stat
 /// Puts into the next commit that it has.
 pub(crate) fn save_redriven(tables: &mut Tables, letter: Offset) {
     tables.put_meta(&key("redriven", "letter", &letter.get().to_be_bytes()), Bytes::new());
+}
+
+/// Tells of a committed entry what a checkpoint's manifest says of it: positions and the epoch.
+pub fn describe(key: &[u8], value: &[u8], facts: &mut Facts) -> Result<(), StateError> {
+    facts.schema = sluice_proto::SCHEMA;
+    if key == b"epoch" {
+        let bytes = value.try_into().map_err(|_| damaged("epoch", "task"))?;
+        facts.epoch = Some(u32::from_be_bytes(bytes));
+    }
+    let slot = key.strip_prefix(b"position/").and_then(|rest| rest.strip_suffix(b"\0"));
+    if let Some(slot) = slot {
+        let slot = String::from_utf8_lossy(slot).into_owned();
+        let offset = offset_from(value).ok_or_else(|| damaged("position", &slot))?;
+        facts.positions.insert(slot, offset.get());
+    }
+    Ok(())
 }

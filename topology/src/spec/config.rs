@@ -42,10 +42,19 @@ pub struct Embedded {
 pub struct State {
     /// Directory that holds one state per task; a relative one starts at the working directory.
     pub dir: PathBuf,
-    /// Time between checkpoints, and so the largest age of the newest one.
-    pub checkpoint: Duration,
     /// Bytes for the caches and write buffers of all tasks together.
     pub memory: u64,
+    /// Checkpoints of each task.
+    pub checkpoints: Checkpoints,
+}
+
+/// When checkpoints are made and how many are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// Time between two of a task, and so the largest age of the newest one; zero where none are made but by command.
+    pub every: Duration,
+    /// How many of a task are kept.
+    pub keep: usize,
 }
 
 /// The Bitcoin side.
@@ -116,7 +125,7 @@ pub struct Limits {
 /// What the checks of the wiring ask of the sections, each by itself: a mistake in one must not hide others.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
-    /// `state.checkpoint`.
+    /// `state.checkpoints.every`.
     pub checkpoint: Option<Duration>,
     /// `limits.outage`.
     pub outage: Option<Duration>,
@@ -134,13 +143,21 @@ const LOG: &[SettingSpec] = &[
 ];
 const STATE: &[SettingSpec] = &[
     setting("dir", SettingType::Text, Some("./data/state"), "Directory of the tasks' state."),
-    setting("checkpoint", SettingType::Duration, Some("5m"), "Time between checkpoints of a task's state."),
     setting(
         "memory",
         SettingType::Size,
         Some("256MiB"),
         "Memory for the caches and write buffers of all tasks together.",
     ),
+];
+const CHECKPOINTS: &[SettingSpec] = &[
+    setting(
+        "every",
+        SettingType::Duration,
+        Some("10m"),
+        "Time between checkpoints of a task's state; `0s`: only those made by command.",
+    ),
+    setting("keep", SettingType::Integer(1, 1_000), Some("3"), "Checkpoints of a task that are kept, the newest ones."),
 ];
 const BITCOIN: &[SettingSpec] = &[
     setting(
@@ -201,10 +218,11 @@ const LEDGER_URL: &str = "sqlite:./data/ledger.db";
 
 /// The sections of the file with their settings, for the reference. `ledger.url` is not among them: it is a secret
 /// only where it holds a password.
-pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 8] {
+pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 9] {
     [
         ("log", LOG),
         ("state", STATE),
+        ("state.checkpoints", CHECKPOINTS),
         ("bitcoin", BITCOIN),
         ("bitcoin.nodes[]", NODE),
         ("topics.NAME", TOPIC_SETTINGS),
@@ -217,7 +235,7 @@ pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 8] {
 /// The sections, read from the file's top level; `None` where one of them has a problem.
 pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option<Config>, Facts) {
     let log = section(top, "log", LOG, reader);
-    let state = section(top, "state", STATE, reader);
+    let (state, checkpoints) = state(top, reader);
     let bitcoin = bitcoin(top, reader);
     let ledger = ledger(top, reader);
     let http = section(top, "http", HTTP, reader);
@@ -233,8 +251,8 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
         http.located.settings.get("listen")?;
         Some(Spanned::new(http.located.settings.text("listen").to_owned(), http.located.span("listen", http.span)))
     });
-    let facts = Facts { checkpoint: duration(&state, "checkpoint"), outage: duration(&limits, "outage"), listen };
-    let config = assemble(log, state, bitcoin, ledger, http, limits);
+    let facts = Facts { checkpoint: duration(&checkpoints, "every"), outage: duration(&limits, "outage"), listen };
+    let config = assemble(log, (state, checkpoints), bitcoin, ledger, http, limits);
     (config, facts)
 }
 
@@ -249,25 +267,39 @@ fn maturity(bitcoin: &Bitcoin, ledger: &Spanned<Ledger>, reader: &mut Reader<'_>
 
 fn assemble(
     log: Option<Section>,
-    state: Option<Section>,
+    (state, checkpoints): (Option<Section>, Option<Section>),
     bitcoin: Option<Spanned<Bitcoin>>,
     ledger: Option<Spanned<Ledger>>,
     http: Option<Section>,
     limits: Option<Section>,
 ) -> Option<Config> {
     let state = state?.located.settings;
+    let checkpoints = checkpoints?.located.settings;
     Some(Config {
         log: Embedded { dir: log?.located.settings.text("dir").into() },
         state: State {
             dir: state.text("dir").into(),
-            checkpoint: state.duration("checkpoint"),
             memory: state.integer("memory"),
+            checkpoints: Checkpoints {
+                every: checkpoints.duration("every"),
+                keep: usize::try_from(checkpoints.integer("keep")).unwrap_or(usize::MAX),
+            },
         },
         bitcoin: bitcoin?.value,
         ledger: ledger?.value,
         http: Http { listen: http?.located.settings.text("listen").to_owned() },
         limits: Limits { outage: limits?.located.settings.duration("outage") },
     })
+}
+
+/// The section `state` and the one in it.
+fn state<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option<Section>, Option<Section>) {
+    let Some(mut fields) = section_fields(top, "state", reader) else { return (None, None) };
+    let located = reader.settings(&mut fields, STATE);
+    let span = fields.span;
+    let checkpoints = section(&mut fields, "checkpoints", CHECKPOINTS, reader);
+    fields.finish(reader);
+    (Some(Section { located, span }), checkpoints)
 }
 
 struct Section {

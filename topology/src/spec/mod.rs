@@ -11,7 +11,7 @@ mod source;
 mod value;
 
 pub use config::{
-    Bitcoin, BitcoinNode, Config, Embedded, Http, Ledger, Limits, RewardScheme, State, top_level_reference,
+    Bitcoin, BitcoinNode, Checkpoints, Config, Embedded, Http, Ledger, Limits, RewardScheme, State, top_level_reference,
 };
 pub(crate) use declare::{Declarations, OperatorDecl, PortDecl, TableDecl, TopicDecl};
 pub use environment::{Environment, Override};
