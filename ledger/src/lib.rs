@@ -38,12 +38,12 @@ pub use batch::{Applied, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, Rec
 pub use block::{ChainState, CreditState, Step};
 pub use error::LedgerError;
 pub use postgres::open_postgres;
-pub use rules::{BasisPoints, Rules, Scheme};
+pub use rules::{BasisPoints, RuleVersion, Rules, Scheme};
 pub use score::Score;
 pub use sqlite::open_sqlite;
 pub use store::{
-    Balance, BlockCursor, BlockRow, CreditRow, LedgerDigest, LedgerStore, PoolTotals, RewardRow, TrialBalance,
-    Verification,
+    Balance, BlockCursor, BlockRow, CreditRow, LedgerDigest, LedgerStore, PoolTotals, RewardRow, Snapshot,
+    TrialBalance, Verification,
 };
 
 use std::path::Path;

@@ -19,6 +19,20 @@ pub struct Rules {
     pub fee: BasisPoints,
 }
 
+/// A version of the rules, as a ledger has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleVersion {
+    /// Its number, from 1.
+    pub version: u32,
+    /// The rules.
+    pub rules: Rules,
+    /// Valid for blocks found in this slice or later.
+    pub from_slice: u64,
+    /// Windows never reach below this slice: what was gone when the rules came into force stays out of their windows,
+    /// so that a longer window does not depend on when old slices were removed.
+    pub floor: u64,
+}
+
 /// A reward scheme.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {

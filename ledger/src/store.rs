@@ -8,6 +8,7 @@ use sluice_proto::EventTime;
 use crate::batch::{Applied, LedgerBatch, NextOffset};
 use crate::block::{ChainState, CreditState};
 use crate::error::Result;
+use crate::rules::RuleVersion;
 use crate::score::Score;
 use crate::window::Window;
 
@@ -58,6 +59,15 @@ pub trait LedgerStore: Send + Sync {
     /// Digest of the money tables and of the stored work, whatever the order of their rows; equal contents give equal
     /// digests on every back end.
     fn digest(&self) -> Result<LedgerDigest>;
+
+    /// Positions, digest and rules as of one moment: what another ledger that is made of the same records must come to.
+    fn snapshot(&self) -> Result<Snapshot>;
+
+    /// Gives this ledger, which has nothing yet, the rules that another one had, so that it shares out the same.
+    ///
+    /// # Errors
+    /// If it has rules already.
+    fn adopt_rules(&self, versions: &[RuleVersion]) -> Result<()>;
 
     /// Recomputes every credit whose work is still stored, compares credits with postings, and balances with transfers.
     fn verify(&self) -> Result<Verification>;
@@ -199,6 +209,17 @@ pub struct LedgerDigest {
     pub money: [u8; 32],
     /// Work in slices that are still kept. Differs where one ledger has removed old slices and the other not yet.
     pub slices: [u8; 32],
+}
+
+/// A ledger at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// How far each topic partition is in it.
+    pub positions: Vec<NextOffset>,
+    /// Digests of its contents.
+    pub digest: LedgerDigest,
+    /// All versions of its rules, oldest first.
+    pub rules: Vec<RuleVersion>,
 }
 
 /// Result of [`LedgerStore::verify`].

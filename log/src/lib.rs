@@ -13,12 +13,14 @@ pub mod conformance;
 mod embedded;
 mod genesis;
 mod memory;
+mod switch;
 mod tail;
 mod types;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use memory::MemoryLog;
+pub use switch::{SwitchLog, read_only};
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 
 use bytes::Bytes;

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::Body;
-use crate::v1::{Coordinates, Envelope};
+use crate::v1::{Coordinates, Envelope, Fence};
 use crate::{EventTime, Position};
 
 /// Version of the schema that this build writes, and the newest that it reads.
@@ -113,6 +113,37 @@ impl Coordinates {
     }
 }
 
+/// What stands in front of a record's body: enough to tell whose it is, without reading the rest.
+#[derive(Clone, PartialEq, Message)]
+pub struct Head {
+    /// Schema version, see [`Envelope`].
+    #[prost(uint32, tag = "1")]
+    pub schema: u32,
+    /// Event time, nanoseconds since the Unix epoch.
+    #[prost(fixed64, tag = "2")]
+    pub event_time_ns: u64,
+    /// Coordinates of the producer.
+    #[prost(message, optional, tag = "3")]
+    pub from: Option<Coordinates>,
+    /// The body, where it is a fence.
+    #[prost(message, optional, tag = "5")]
+    pub fence: Option<Fence>,
+}
+
+impl Head {
+    /// Reads the head of a record; its body is passed over unread.
+    ///
+    /// # Errors
+    /// If the bytes are no envelope, or of a schema this program does not know.
+    pub fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let head = <Self as Message>::decode(bytes)?;
+        if head.schema == 0 || head.schema > SCHEMA {
+            return Err(DecodeError::Schema(head.schema));
+        }
+        Ok(head)
+    }
+}
+
 /// The bytes of `envelope`.
 pub fn encode(envelope: &Envelope) -> Bytes {
     envelope.encode_to_vec().into()
@@ -147,6 +178,17 @@ mod tests {
 
     fn tick() -> Envelope {
         Envelope::new(EventTime::from_nanos(7), Coordinates::default(), Body::Tick(Tick { gateway: 1, job_clock: 2 }))
+    }
+
+    #[test]
+    fn the_head_of_a_record_is_read_without_its_body() {
+        let from = Coordinates { task: 3, epoch: 2, source_offset: 9, ..Coordinates::default() };
+        let head = Head::read(&encode(&Envelope { from: Some(from), ..tick() })).unwrap();
+        assert_eq!((head.event_time_ns, head.from, head.fence), (7, Some(from), None));
+        let fence = || Fence { task: 3, epoch: 2 };
+        let head = Head::read(&encode(&Envelope { body: Some(Body::Fence(fence())), ..tick() })).unwrap();
+        assert_eq!(head.fence, Some(fence()));
+        assert!(matches!(Head::read(&encode(&Envelope { schema: SCHEMA + 1, ..tick() })), Err(DecodeError::Schema(_))));
     }
 
     #[test]

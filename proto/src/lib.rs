@@ -9,7 +9,7 @@ mod partition;
 mod share;
 mod types;
 
-pub use envelope::{DecodeError, RecordKind, SCHEMA, decode, encode, encode_into};
+pub use envelope::{DecodeError, Head, RecordKind, SCHEMA, decode, encode, encode_into};
 pub use partition::{hash32, hash64, partition_of};
 pub use share::{Share, encode_share_into};
 pub use types::{Epoch, EventTime, Offset, Position};

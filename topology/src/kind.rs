@@ -40,6 +40,9 @@ pub enum Role {
     /// record that it cannot process with the dead letters and goes on; any other task stops (invariant P1). The operator
     /// must refuse a record before it has changed anything.
     Statistics(Build),
+    /// An operator inside a task that makes effects outside the state durable ([`crate::Operator::flush`]) and writes
+    /// nothing to the log; only `ledger`. It is opened where its effects are wanted: not by a standby, not by a replay.
+    Effects(Build),
     /// A service with I/O of its own (gateway, jobmanager, apiserver), started by the binary.
     Service,
 }
@@ -48,7 +51,7 @@ impl Role {
     /// What makes the operator; `None` for a service.
     pub fn build(&self) -> Option<Build> {
         match self {
-            Self::Operator(build) | Self::World(build) | Self::Statistics(build) => Some(*build),
+            Self::Operator(build) | Self::World(build) | Self::Statistics(build) | Self::Effects(build) => Some(*build),
             Self::Service => None,
         }
     }

@@ -102,7 +102,7 @@ fn defaults(kind: &str, settings: &[SettingSpec], faults: &mut Vec<String>) {
 
 fn role(kind: &Kind) -> &'static str {
     match kind.role {
-        Role::Operator(_) | Role::World(_) | Role::Statistics(_) => "operator",
+        Role::Operator(_) | Role::World(_) | Role::Statistics(_) | Role::Effects(_) => "operator",
         Role::Service => "service",
     }
 }

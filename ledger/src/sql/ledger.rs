@@ -2,11 +2,13 @@
 
 use sluice_failpoints::Point;
 
-use super::{Database, Sql, apply, digest, read, verify};
+use super::{Database, Sql, apply, digest, read, rules, verify};
 use crate::batch::{Applied, LedgerBatch, NextOffset};
 use crate::error::{LedgerError, Result};
+use crate::rules::RuleVersion;
 use crate::store::{
-    Balance, BlockCursor, BlockRow, CreditRow, LedgerDigest, LedgerStore, PoolTotals, TrialBalance, Verification,
+    Balance, BlockCursor, BlockRow, CreditRow, LedgerDigest, LedgerStore, PoolTotals, Snapshot, TrialBalance,
+    Verification,
 };
 
 /// A ledger on a database.
@@ -85,6 +87,17 @@ impl<D: Database> LedgerStore for Ledger<D> {
 
     fn digest(&self) -> Result<LedgerDigest> {
         self.reading(digest::digest)
+    }
+
+    fn snapshot(&self) -> Result<Snapshot> {
+        self.reading(|sql| {
+            let (positions, rules) = (read::positions(sql)?, rules::load(sql)?);
+            Ok(Snapshot { positions, digest: digest::digest(sql)?, rules })
+        })
+    }
+
+    fn adopt_rules(&self, versions: &[RuleVersion]) -> Result<()> {
+        self.writing(|sql| rules::adopt(sql, versions))
     }
 
     fn verify(&self) -> Result<Verification> {

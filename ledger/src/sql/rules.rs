@@ -2,19 +2,8 @@
 
 use super::{Row, Sql, Value};
 use crate::error::{LedgerError, Result};
+pub(super) use crate::rules::RuleVersion;
 use crate::rules::{BasisPoints, Rules, Scheme};
-
-/// A version of the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RuleVersion {
-    pub version: u32,
-    pub rules: Rules,
-    /// Valid for blocks found in this slice or later.
-    pub from_slice: u64,
-    /// Windows never reach below this slice: what was gone when the rules came into force stays out of their windows,
-    /// so that a longer window does not depend on when old slices were removed.
-    pub floor: u64,
-}
 
 const COLUMNS: &str =
     r#"SELECT version, scheme, "window", fee_bps, from_slice, floor_slice FROM rules ORDER BY version"#;
@@ -57,21 +46,32 @@ pub(super) fn put_in_force(
         _ => 0,
     };
     let added = RuleVersion { version, rules: *rules, from_slice, floor: pruned_below };
-    sql.execute(
-        r#"INSERT INTO rules (version, scheme, "window", fee_bps, from_slice, floor_slice)
-           VALUES ($1, $2, $3, $4, $5, $6)"#,
-        &[
-            version.into(),
-            Value::text(rules.scheme.name()),
-            rules.scheme.window().into(),
-            rules.fee.get().into(),
-            Value::int(from_slice)?,
-            Value::int(pruned_below)?,
-        ],
-    )?;
+    insert(sql, &added)?;
     if !versions.is_empty() {
         tracing::info!(version, from_slice, scheme = rules.scheme.name(), fee = %rules.fee, "new rules of rewards");
     }
     versions.push(added);
     Ok(())
+}
+
+fn insert(sql: &mut dyn Sql, added: &RuleVersion) -> Result<()> {
+    let values = [
+        added.version.into(),
+        Value::text(added.rules.scheme.name()),
+        added.rules.scheme.window().into(),
+        added.rules.fee.get().into(),
+        Value::int(added.from_slice)?,
+        Value::int(added.floor)?,
+    ];
+    let insert = r#"INSERT INTO rules (version, scheme, "window", fee_bps, from_slice, floor_slice)
+                    VALUES ($1, $2, $3, $4, $5, $6)"#;
+    sql.execute(insert, &values).map(drop)
+}
+
+/// Gives a ledger that has nothing yet the versions of another one.
+pub(super) fn adopt(sql: &mut dyn Sql, versions: &[RuleVersion]) -> Result<()> {
+    if !load(sql)?.is_empty() {
+        return Err(LedgerError::Inconsistent("a ledger that has rules cannot take those of another one".into()));
+    }
+    versions.iter().try_for_each(|version| insert(sql, version))
 }

@@ -57,7 +57,7 @@ pub static KIND: Kind = Kind {
     }],
     state: &[StateTable { name: "read", group_prefix: None }],
     parallel: Parallel::Single,
-    role: Role::Operator(build),
+    role: Role::Effects(build),
 };
 
 /// The rules in force, as they are lent to the operator: the store keeps each change as a new version.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use sluice_ledger::{
     Applied, Balance, BlockCursor, BlockRow, CreditRow, LedgerBatch, LedgerDigest, LedgerError, LedgerStore,
-    NextOffset, PoolTotals, TrialBalance, Verification,
+    NextOffset, PoolTotals, RuleVersion, Snapshot, TrialBalance, Verification,
 };
 
 /// What becomes of a batch.
@@ -98,6 +98,14 @@ impl LedgerStore for FatefulStore {
 
     fn digest(&self) -> Result<LedgerDigest, LedgerError> {
         self.inner.digest()
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, LedgerError> {
+        self.inner.snapshot()
+    }
+
+    fn adopt_rules(&self, versions: &[RuleVersion]) -> Result<(), LedgerError> {
+        self.inner.adopt_rules(versions)
     }
 
     fn verify(&self) -> Result<Verification, LedgerError> {

@@ -13,9 +13,10 @@ use super::error::TaskError;
 use super::feed::Feed;
 use super::lanes::Watermarks;
 use super::persist;
-use super::plan::TableFeed;
+use super::plan::{TableFeed, TaskSpec};
 use super::reader::ReadError;
-use crate::operator::{BroadcastTable, Lookups};
+use super::task::Surroundings;
+use crate::operator::{BroadcastTable, BuildContext, Lookups};
 
 /// How many offsets are read again first where a table has forgotten something, and by how much more each time.
 const RECALL: u64 = 256;
@@ -32,6 +33,31 @@ pub(crate) struct Broadcast {
     /// Offset of the oldest of them; what is before it the table may have forgotten.
     kept_from: Offset,
     pub(crate) processed: u64,
+}
+
+/// Opens the broadcast tables of a task.
+pub(crate) async fn open_tables(
+    spec: &TaskSpec,
+    around: &Surroundings,
+    tables: &mut Tables,
+) -> Result<(Lookups, Vec<Broadcast>), TaskError> {
+    let mut lookups = Lookups::default();
+    let mut broadcasts = Vec::with_capacity(spec.tables.len());
+    for feed in &spec.tables {
+        let context = BuildContext {
+            name: &feed.shown,
+            settings: &feed.settings,
+            network: &around.network,
+            partition: 0,
+            partitions: 1,
+            externals: &around.externals,
+        };
+        let built = (feed.kind.build)(&context);
+        let mut table = built.map_err(|error| TaskError::Build { name: feed.shown.clone(), error })?;
+        broadcasts.push(Broadcast::open(feed, table.as_mut(), &around.log, tables).await?);
+        lookups.insert(feed.kind.name, table);
+    }
+    Ok((lookups, broadcasts))
 }
 
 impl Broadcast {
@@ -78,9 +104,14 @@ impl Broadcast {
         self.feed.next > offset
     }
 
-    /// Applies one read's worth of records that are ready, if there are any.
-    pub(crate) fn apply_ready(&mut self, lookups: &mut Lookups, tables: &mut Tables) -> Result<(), TaskError> {
-        let records = self.feed.take(None);
+    /// Applies one read's worth of records that are ready, if there are any; none at or behind `until`.
+    pub(crate) fn apply_ready(
+        &mut self,
+        until: Option<Offset>,
+        lookups: &mut Lookups,
+        tables: &mut Tables,
+    ) -> Result<(), TaskError> {
+        let records = self.feed.take(until);
         self.apply(records, lookups, tables)
     }
 
@@ -130,7 +161,8 @@ impl Broadcast {
                 Ok(fetched) => fetched?,
                 Err(_) => return Ok(false),
             }
-            self.apply_ready(lookups, tables)?;
+            // Not further: who catches up with years of shares would find the jobs of their time forgotten.
+            self.apply_ready(Some(offset.next()), lookups, tables)?;
         }
         Ok(true)
     }

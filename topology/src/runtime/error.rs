@@ -94,6 +94,44 @@ pub enum TaskError {
         /// What the log said.
         error: LogError,
     },
+    /// What the task makes is not what is in the log (invariant S2).
+    #[error(
+        "{0}: outputs are no function of the inputs, or settings have changed since (see `sluice replay --verify`)"
+    )]
+    Differs(Box<super::follow::Difference>),
+    /// What the task makes is not in the log, though its input is. Where it is the log's end, no error.
+    #[error("{output} ends before what was made from {input} offset {offset}")]
+    Unrecorded {
+        /// Partition of the output.
+        output: Partition,
+        /// Partition that it was made from.
+        input: Partition,
+        /// Offset there.
+        offset: Offset,
+    },
+    /// Records that a replay would have to begin with are gone.
+    #[error(
+        "the log has trimmed {partition} up to offset {start}, the task would begin at {position}: it can only be made \
+         again from a state or checkpoint whose position is still there"
+    )]
+    Trimmed {
+        /// The partition.
+        partition: Partition,
+        /// Where the task would begin.
+        position: Offset,
+        /// First offset that is still there.
+        start: Offset,
+    },
+    /// Recorded outputs of one input fill the memory before those of another one come.
+    #[error(
+        "{bytes} bytes of {partition} were read ahead of what the task is at: its inputs are too far apart to be          followed together"
+    )]
+    TooFarAhead {
+        /// Partition of the outputs.
+        partition: Partition,
+        /// How many bytes wait.
+        bytes: usize,
+    },
     /// The state is ahead of the log.
     #[error(
         "the state has read {partition} up to offset {position}, but the log ends at {next}: the log has lost records \

@@ -6,19 +6,34 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sluice_log::{LogError, Partition, Record, SharedLog};
-use sluice_proto::Offset;
 use sluice_proto::v1::Envelope;
+use sluice_proto::{Head, Offset};
 
+use super::error::TaskError;
 use super::lanes::Watermarks;
 use super::reader::{Gate, READ_BYTES, ReadError, TopicReader};
 
 /// Reads that may wait for their turn: one is worked on, the others are ahead. A reader does not ask for more.
 const PREFETCH: usize = 2;
-/// How long one read waits for records.
-const WAIT: Duration = Duration::from_secs(1);
+
+/// How a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Most bytes of records that one read asks for.
+    pub(crate) bytes: usize,
+    /// How long one read waits for records.
+    pub(crate) wait: Duration,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self { bytes: READ_BYTES, wait: Duration::from_secs(1) }
+    }
+}
 
 pub(crate) struct Feed {
     log: SharedLog,
+    reads: Reads,
     pub(crate) gate: Gate,
     /// Offset of the next record to be processed: what is committed.
     pub(crate) next: Offset,
@@ -31,7 +46,20 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn new(log: SharedLog, partition: Partition, next: Offset, watermarks: Watermarks) -> Self {
         let gate = Gate::new(partition, log.uuid(), watermarks);
-        Self { log, gate, next, fetch: next, in_flight: None, ready: VecDeque::new() }
+        Self { log, reads: Reads::default(), gate, next, fetch: next, in_flight: None, ready: VecDeque::new() }
+    }
+
+    /// Reads like this from now on.
+    pub(crate) fn with(mut self, reads: Reads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// Event time of the next record, as far as it has been read.
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        let record = self.ready.front()?.first()?;
+        // One that cannot be read comes first, to be told as soon as possible.
+        Some(Head::read(&record.value).map_or(0, |head| head.event_time_ns))
     }
 
     pub(crate) fn partition(&self) -> &Partition {
@@ -47,7 +75,8 @@ impl Feed {
     pub(crate) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Result<(), ReadError> {
         while self.ready.len() < PREFETCH {
             let (log, partition, from) = (&self.log, &self.gate.partition, self.fetch);
-            let read = self.in_flight.get_or_insert_with(|| log.read(partition, from, READ_BYTES, WAIT));
+            let Reads { bytes, wait } = self.reads;
+            let read = self.in_flight.get_or_insert_with(|| log.read(partition, from, bytes, wait));
             let Poll::Ready(result) = read.as_mut().poll(cx) else { return Ok(()) };
             self.in_flight = None;
             let records = result.map_err(|error| self.gate.log_error(self.fetch, error))?;
@@ -93,6 +122,18 @@ impl Feed {
             }
         }
         Ok(again)
+    }
+
+    /// The position must lie within the log.
+    ///
+    /// # Errors
+    /// [`TaskError::Regressed`] if the log ends before it.
+    pub(crate) async fn check_position(&self) -> Result<(), TaskError> {
+        let (position, next) = (self.next, self.end_of_log().await?);
+        if position <= next {
+            return Ok(());
+        }
+        Err(TaskError::Regressed { partition: self.partition().clone(), position, next })
     }
 
     /// Where the log begins.

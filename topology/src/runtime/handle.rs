@@ -5,12 +5,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_log::{LogError, SharedLog};
+use sluice_log::{LogError, SharedLog, TopicSpec};
 use sluice_state::checkpoint::Checkpointer;
 use sluice_state::{Reader, StateEnv};
 use tokio::sync::{oneshot, watch};
 
 use super::error::TaskError;
+use super::feed::Reads;
+use super::follow::Outputs;
 use super::persist;
 use super::plan::{Destination, Plan, PortRef, TaskSpec};
 use super::status::{Shared, TaskState, TaskStatus};
@@ -75,6 +77,9 @@ pub enum StartError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A task that followed stopped by itself before it owned its outputs.
+    #[error(transparent)]
+    Failed(#[from] TaskFailure),
 }
 
 /// Tasks that had not stopped in time.
@@ -96,10 +101,26 @@ pub struct TableReader {
 /// The running tasks. Dropping it tells them to stop, without waiting.
 pub struct RuntimeHandle {
     log: SharedLog,
+    threads: Threads,
+}
+
+/// Tasks that follow those of another process (docs/adr/0015): they read and compare, and write nothing, until they are
+/// promoted. Dropping it tells them to stop, without waiting.
+pub struct StandbyRuntime {
+    around: Arc<Surroundings>,
+    topics: Vec<TopicSpec>,
+    threads: Threads,
+    /// What cannot be followed, to be opened when it is its turn.
+    cold: Vec<TaskSpec>,
+    promote: watch::Sender<bool>,
+}
+
+/// Tasks with their threads, and how these report.
+struct Threads {
     tasks: Vec<Running>,
     stop: watch::Sender<bool>,
-    failure: watch::Receiver<Option<TaskFailure>>,
-    finished: watch::Receiver<usize>,
+    failure: watch::Sender<Option<TaskFailure>>,
+    finished: watch::Sender<usize>,
 }
 
 struct Running {
@@ -132,34 +153,132 @@ impl TopologyRuntime {
     ) -> Result<RuntimeHandle, StartError> {
         check(&plan)
             .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
-        for topic in plan.topics.iter().chain(&super::letters::topics(&plan)) {
-            let created = log.create_topic(topic).await;
-            created.map_err(|error| StartError::Topic { topic: topic.name.clone(), error })?;
+        create(&plan.topics, &log).await?;
+        create(&super::letters::topics(&plan), &log).await?;
+        let (network, outputs, reads) = (plan.network, Outputs::Own, Reads::default());
+        let around = Surroundings { log: log.clone(), env, externals, network, options, outputs, reads };
+        let mut threads = Threads::default();
+        threads.open(plan.tasks, &Arc::new(around)).await?;
+        Ok(RuntimeHandle { log, threads })
+    }
+
+    /// Opens the state of every task that can follow and starts them as standby: `log` is one that another process
+    /// writes, and must take appends by the time of [`StandbyRuntime::promote`]. Tasks that act outside of the log are
+    /// only opened then. The topics must exist.
+    ///
+    /// # Errors
+    /// If any of them cannot start; then none is left running.
+    pub async fn standby(
+        plan: Plan,
+        log: SharedLog,
+        env: StateEnv,
+        options: RuntimeOptions,
+    ) -> Result<StandbyRuntime, StartError> {
+        check(&plan)
+            .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
+        let topics: Vec<_> = plan.topics.iter().cloned().chain(super::letters::topics(&plan)).collect();
+        let (promote, promoted) = watch::channel(false);
+        let (network, outputs) = (plan.network, Outputs::Standby(promoted));
+        let (externals, reads) = (Arc::default(), Reads::default());
+        let around = Arc::new(Surroundings { log, env, externals, network, options, outputs, reads });
+        let (cold, warm): (Vec<_>, Vec<_>) = plan.tasks.into_iter().partition(|task| task.acts_outside().is_some());
+        let mut threads = Threads::default();
+        threads.open(warm, &around).await?;
+        Ok(StandbyRuntime { around, topics, threads, cold, promote })
+    }
+}
+
+async fn create(topics: &[TopicSpec], log: &SharedLog) -> Result<(), StartError> {
+    for topic in topics {
+        let created = log.create_topic(topic).await;
+        created.map_err(|error| StartError::Topic { topic: topic.name.clone(), error })?;
+    }
+    Ok(())
+}
+
+impl StandbyRuntime {
+    /// Returns once a task has failed: what it made is not what the log has, or it cannot go on.
+    pub async fn failed(&self) -> TaskFailure {
+        self.threads.failed().await
+    }
+
+    /// Makes the tasks the owners of their outputs: each appends what is not yet in the log of the batch it is at, and
+    /// goes on. Opens the others. Returns once all are owners.
+    ///
+    /// # Errors
+    /// If one cannot; then none is left running.
+    pub async fn promote(mut self, externals: Arc<Externals>) -> Result<RuntimeHandle, StartError> {
+        let log = self.around.log.clone();
+        create(&self.topics, &log).await?;
+        self.promote.send_replace(true);
+        let around = Surroundings {
+            log: log.clone(),
+            env: self.around.env.clone(),
+            externals,
+            network: self.around.network.clone(),
+            options: self.around.options,
+            outputs: Outputs::Own,
+            reads: self.around.reads,
+        };
+        let owners: Vec<_> = self.threads.tasks.iter().map(|task| task.shared.owner.subscribe()).collect();
+        self.threads.open(self.cold, &Arc::new(around)).await?;
+        for mut owner in owners {
+            tokio::select! {
+                // A task that is gone has failed.
+                _ = owner.wait_for(|owner| *owner) => {}
+                failure = self.threads.failed() => return Err(failure.into()),
+            }
         }
-        let around = Arc::new(Surroundings { log: log.clone(), env, externals, network: plan.network, options });
-        let (stop, stopped) = watch::channel(false);
-        let (failed, failure) = watch::channel(None);
-        let (finish, finished) = watch::channel(0);
-        let mut opening = Vec::with_capacity(plan.tasks.len());
-        for spec in plan.tasks {
+        Ok(RuntimeHandle { log, threads: self.threads })
+    }
+
+    /// Stops all tasks where they are; what they have not committed they do again at the next start.
+    ///
+    /// # Errors
+    /// Names the tasks that have not stopped after `within`.
+    pub async fn stop(&self, within: Duration) -> Result<(), StopError> {
+        self.threads.stop(within).await
+    }
+}
+
+impl Default for Threads {
+    fn default() -> Self {
+        Self {
+            tasks: Vec::new(),
+            stop: watch::Sender::new(false),
+            failure: watch::Sender::new(None),
+            finished: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+impl Threads {
+    /// Opens tasks, each in a thread of its own; returns once all have opened.
+    async fn open(&mut self, specs: Vec<TaskSpec>, around: &Arc<Surroundings>) -> Result<(), StartError> {
+        let mut opening = Vec::with_capacity(specs.len());
+        for spec in specs {
             let (opened, report) = oneshot::channel();
             let task = spec.shown.clone();
             let thread = Thread {
                 spec,
-                around: Arc::clone(&around),
-                stop: stopped.clone(),
-                failure: failed.clone(),
-                finished: finish.clone(),
+                around: Arc::clone(around),
+                stop: self.stop.subscribe(),
+                failure: self.failure.clone(),
+                finished: self.finished.clone(),
                 opened,
             };
-            // The channel to stop them is dropped with an error here, which stops those that have begun.
             thread.spawn().map_err(|error| StartError::Thread { task: task.clone(), error })?;
             opening.push((task, report));
         }
-        let mut tasks = Vec::with_capacity(opening.len());
         for (task, report) in opening {
             match report.await {
-                Ok(Ok(running)) => tasks.push(running),
+                Ok(Ok(running)) => self.tasks.push(running),
                 Ok(Err(error)) => return Err(StartError::Task { task, error }),
                 Err(_) => {
                     let error = TaskError::Panic("while it opened; see the log".into());
@@ -167,7 +286,28 @@ impl TopologyRuntime {
                 }
             }
         }
-        Ok(RuntimeHandle { log, tasks, stop, failure, finished })
+        Ok(())
+    }
+
+    async fn failed(&self) -> TaskFailure {
+        let mut failure = self.failure.subscribe();
+        // The sender is in our hands: it does not go away while we wait.
+        let failed = failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        match failed {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stop(&self, within: Duration) -> Result<(), StopError> {
+        self.stop.send_replace(true);
+        let mut finished = self.finished.subscribe();
+        let all = finished.wait_for(|count| *count >= self.tasks.len());
+        if tokio::time::timeout(within, all).await.is_ok() {
+            return Ok(());
+        }
+        let running = self.tasks.iter().filter(|task| task.shared.state.lock().0 == TaskState::Running);
+        Err(StopError(running.map(|task| task.shared.name.clone()).collect()))
     }
 }
 
@@ -197,7 +337,9 @@ impl Thread {
         let checkpointer = around.env.checkpointer(&task.tables, &spec.name, persist::describe);
         let _ = opened.send(Ok(Running { shared: task.shared(), reader: task.reader(), checkpointer }));
         tracing::info!(task = %spec.shown, "task started");
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(task.run(&mut stop))));
+        let mut promoted = around.outputs.promoted();
+        let run = task.run(&mut stop, &mut promoted);
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run)));
         let result = result.unwrap_or_else(|panic| Err(TaskError::Panic(panic_message(panic.as_ref()))));
         // The state is closed before the task counts as finished: the next owner can open it then.
         drop(task);
@@ -221,7 +363,7 @@ impl Thread {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
@@ -229,8 +371,8 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 impl RuntimeHandle {
     /// All tasks as they are now.
     pub async fn status(&self) -> Vec<TaskStatus> {
-        let mut all = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
+        let mut all = Vec::with_capacity(self.threads.tasks.len());
+        for task in &self.threads.tasks {
             all.push(task.shared.status(&self.log).await);
         }
         all
@@ -239,7 +381,7 @@ impl RuntimeHandle {
     /// Committed state of every task that has the table `name`, such as `stats.buckets`. They go on working when the
     /// tasks have stopped, and keep the state open until they are dropped.
     pub fn readers(&self, name: &str) -> Vec<TableReader> {
-        let having = self.tasks.iter().filter(|task| task.shared.tables.iter().any(|table| table == name));
+        let having = self.threads.tasks.iter().filter(|task| task.shared.tables.iter().any(|table| table == name));
         let readers = having.map(|task| TableReader {
             task: task.shared.name.clone(),
             partition: task.shared.partition,
@@ -252,25 +394,17 @@ impl RuntimeHandle {
     /// readers, they keep the state open.
     pub fn checkpointers(&self) -> Vec<(String, Checkpointer)> {
         let on_disk = |task: &Running| Some((task.shared.name.clone(), task.checkpointer.clone()?));
-        self.tasks.iter().filter_map(on_disk).collect()
+        self.threads.tasks.iter().filter_map(on_disk).collect()
     }
 
     /// Returns once a task has failed: the process should stop with this as its cause. Never returns if none does.
     pub async fn failed(&self) -> TaskFailure {
-        let mut failure = self.failure.clone();
-        loop {
-            if let Some(failure) = failure.borrow_and_update().as_ref() {
-                return failure.clone();
-            }
-            if failure.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        self.threads.failed().await
     }
 
     /// The first failure, if there was one.
     pub fn failure(&self) -> Option<TaskFailure> {
-        self.failure.borrow().clone()
+        self.threads.failure.borrow().clone()
     }
 
     /// Stops all tasks: each finishes its batch, commits it and makes its state durable.
@@ -278,15 +412,7 @@ impl RuntimeHandle {
     /// # Errors
     /// Names the tasks that have not stopped after `within`.
     pub async fn stop(&self, within: Duration) -> Result<(), StopError> {
-        self.stop.send_replace(true);
-        let mut finished = self.finished.clone();
-        let all = finished.wait_for(|count| *count >= self.tasks.len());
-        // An error of the channel means that every thread is gone.
-        if tokio::time::timeout(within, all).await.is_ok() {
-            return Ok(());
-        }
-        let running = self.tasks.iter().filter(|task| task.shared.state.lock().0 == TaskState::Running);
-        Err(StopError(running.map(|task| task.shared.name.clone()).collect()))
+        self.threads.stop(within).await
     }
 }
 

@@ -9,6 +9,7 @@
 mod broadcast;
 mod error;
 mod feed;
+mod follow;
 mod handle;
 pub mod lanes;
 pub mod letters;
@@ -19,6 +20,7 @@ mod picker;
 pub mod plan;
 mod producer;
 mod reader;
+pub mod replay;
 mod status;
 mod task;
 #[cfg(test)]
@@ -26,7 +28,10 @@ mod tests;
 mod world;
 
 pub use error::TaskError;
-pub use handle::{RuntimeHandle, RuntimeOptions, StartError, StopError, TableReader, TaskFailure, TopologyRuntime};
+pub use follow::{Compared, Difference, Differs};
+pub use handle::{
+    RuntimeHandle, RuntimeOptions, StandbyRuntime, StartError, StopError, TableReader, TaskFailure, TopologyRuntime,
+};
 pub use nodes::state_tables;
 pub use persist::describe;
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};

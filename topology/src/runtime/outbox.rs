@@ -1,16 +1,18 @@
 //! What a batch writes: encoded with its coordinates, appended by partition, awaited until durable.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::v1::Envelope;
-use sluice_proto::{Body, Epoch, EventTime, Offset, encode_into, partition_of};
+use sluice_proto::{Body, Epoch, EventTime, Head, Offset, decode, encode, encode_into, partition_of};
 use sluice_state::{StateError, Tables};
 
 use super::error::TaskError;
-use super::lanes::{Lane, LaneTail};
+use super::follow::{AtEnd, Compared, Followed, Follower, Made, Recorded, damaged};
+use super::lanes::{Lane, LaneTail, Mark};
 use super::persist;
 use crate::operator::Key;
 
@@ -20,6 +22,8 @@ pub(crate) enum Lanes {
     Inputs(Vec<Lane>),
     /// One for all of them, that of a source: records are counted, anew in each epoch.
     Source(Lane),
+    /// As [`Lanes::Inputs`], but what is made is forgotten.
+    Discarded(Vec<Lane>),
 }
 
 /// Stored destinations of a task.
@@ -29,6 +33,8 @@ pub(crate) struct Outbox {
     lanes: Lanes,
     topics: Vec<Topic>,
     buffer: BytesMut,
+    /// Finds out what of it is in the log already; `None` for a source.
+    follower: Option<Follower>,
     /// Records appended so far.
     pub(crate) appended: u64,
 }
@@ -46,11 +52,54 @@ struct Outlet {
     tails: Vec<LaneTail>,
     moved: Vec<bool>,
     batch: Vec<Bytes>,
+    past: Past,
+    /// Of the batch: what may be in the log already.
+    made: VecDeque<Made>,
+}
+
+/// What is in the log of what a task makes again.
+enum Past {
+    /// Not looked for yet: it would stand behind these ends of lanes.
+    Behind(Vec<Option<Mark>>),
+    /// It is read along.
+    Read(Box<Recorded>),
+    /// Nothing: the task appends.
+    Over,
+}
+
+impl Past {
+    /// The last record of the lane of `input` that is known to be in the log.
+    fn last(&self, input: usize) -> Option<Mark> {
+        match self {
+            Self::Behind(tails) => tails.get(input).copied().flatten(),
+            Self::Read(recorded) => recorded.last(input),
+            Self::Over => None,
+        }
+    }
 }
 
 impl Outbox {
-    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Lanes) -> Self {
-        Self { log, epoch, lanes, topics: Vec::new(), buffer: BytesMut::new(), appended: 0 }
+    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Lanes, follower: Option<Follower>) -> Self {
+        Self { log, epoch, lanes, topics: Vec::new(), buffer: BytesMut::new(), follower, appended: 0 }
+    }
+
+    /// The task waits for the owner of its outputs to write them.
+    pub(crate) fn is_standby(&self) -> bool {
+        self.follower.as_ref().is_some_and(|follower| follower.at_end == AtEnd::Wait)
+    }
+
+    /// The task owns its outputs from here on, in this epoch; what is in the log of them by now stays compared.
+    pub(crate) fn promote(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        if let Some(follower) = &mut self.follower {
+            follower.at_end = AtEnd::Append;
+            follower.promoted = None;
+        }
+    }
+
+    /// What was compared with the log so far.
+    pub(crate) fn compared(&self) -> Compared {
+        self.follower.as_ref().map(|follower| follower.compared).unwrap_or_default()
     }
 
     /// Index of the destination `topic`, which has this many partitions; new ones take the committed ends of lanes.
@@ -62,16 +111,18 @@ impl Outbox {
         for number in 0..partitions {
             let partition = Partition::new(Arc::clone(topic), number);
             let slot = partition.to_string();
-            let tails = match &self.lanes {
-                Lanes::Inputs(lanes) => {
-                    let tails = lanes.iter().map(|lane| persist::tail(tables, &slot, *lane));
-                    tails.collect::<Result<Vec<_>, _>>()?
+            let ends = match &self.lanes {
+                Lanes::Inputs(lanes) | Lanes::Discarded(lanes) => {
+                    let ends = lanes.iter().map(|lane| persist::tail(tables, &slot, *lane));
+                    ends.collect::<Result<Vec<_>, _>>()?
                 }
                 // A new epoch begins with nothing before it.
-                Lanes::Source(_) => vec![LaneTail::default()],
+                Lanes::Source(_) => vec![None],
             };
-            let moved = vec![false; tails.len()];
-            outlets.push(Outlet { partition, slot, tails, moved, batch: Vec::new() });
+            let tails = ends.iter().map(|end| LaneTail::after(end.map(|end| end.position))).collect();
+            let moved = vec![false; ends.len()];
+            let past = if self.follower.is_some() { Past::Behind(ends) } else { Past::Over };
+            outlets.push(Outlet { partition, slot, tails, moved, batch: Vec::new(), past, made: VecDeque::new() });
         }
         self.topics.push(Topic { name: Arc::clone(topic), outlets });
         Ok(self.topics.len() - 1)
@@ -107,26 +158,64 @@ impl Outbox {
             Key::Every => 0..count,
         };
         for outlet in &mut topic.outlets[chosen.start as usize..chosen.end as usize] {
-            envelope.from = Some(match &self.lanes {
+            let from = match &self.lanes {
                 Lanes::Inputs(lanes) => {
                     outlet.moved[input] = true;
+                    // What is in the log already is most likely of the same epoch as what stands before it.
+                    let epoch = outlet.past.last(input).map_or(epoch, |mark| mark.epoch);
                     outlet.tails[input].next(lanes[input], epoch, source.get())
                 }
                 Lanes::Source(lane) => outlet.tails[0].next_of_source(*lane, epoch),
-            });
+                Lanes::Discarded(lanes) => {
+                    outlet.moved[input] = true;
+                    outlet.tails[input].next(lanes[input], epoch, source.get());
+                    continue;
+                }
+            };
+            let at = from.position();
+            envelope.from = Some(from);
             encode_into(&envelope, &mut self.buffer);
-            outlet.batch.push(self.buffer.split().freeze());
+            let raw = self.buffer.split().freeze();
+            match outlet.past {
+                Past::Over => outlet.batch.push(raw),
+                _ => outlet.made.push_back(Made { input, at, raw }),
+            }
         }
         Ok(())
     }
 
     /// Nothing waits to be appended.
     pub(crate) fn is_empty(&self) -> bool {
-        self.topics.iter().flat_map(|topic| &topic.outlets).all(|outlet| outlet.batch.is_empty())
+        let mut outlets = self.topics.iter().flat_map(|topic| &topic.outlets);
+        outlets.all(|outlet| outlet.batch.is_empty() && outlet.made.is_empty())
     }
 
-    /// Appends the batch; returns once all of it is durable.
-    pub(crate) async fn append(&mut self) -> Result<(), TaskError> {
+    /// Finds in the log what is there of the batch, and appends the rest; returns once all of it is durable. `ends` are
+    /// the offsets up to which the inputs were processed. `false`: the task is to become the owner, then to call again.
+    pub(crate) async fn append(&mut self, ends: &[Offset]) -> Result<bool, TaskError> {
+        if let Some(follower) = &mut self.follower {
+            for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
+                if !outlet.follow(follower, self.epoch, ends).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        self.append_batch().await?;
+        Ok(true)
+    }
+
+    /// The end of a comparison: notices what is recorded of the inputs up to `ends` and was not made again.
+    pub(crate) async fn compare_rest(&mut self, ends: &[Offset]) -> Result<(), TaskError> {
+        let Some(follower) = &mut self.follower else { return Ok(()) };
+        for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
+            if let Some(recorded) = outlet.recorded(follower).await? {
+                follower.read_behind(recorded, ends).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn append_batch(&mut self) -> Result<(), TaskError> {
         let mut appends = Vec::new();
         for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
             if outlet.batch.is_empty() {
@@ -144,15 +233,84 @@ impl Outbox {
 
     /// Puts the ends of lanes that moved into the next commit; a source's end with its epoch.
     pub(crate) fn save(&mut self, tables: &mut Tables) {
-        let Lanes::Inputs(lanes) = &self.lanes else { return };
+        let (Lanes::Inputs(lanes) | Lanes::Discarded(lanes)) = &self.lanes else { return };
         for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {
             for (input, moved) in outlet.moved.iter_mut().enumerate() {
+                let end = match &outlet.past {
+                    Past::Over => outlet.tails[input].last().map(|position| Mark { epoch: self.epoch, position }),
+                    past => past.last(input),
+                };
                 if std::mem::take(moved)
-                    && let Some(position) = outlet.tails[input].last()
+                    && let Some(end) = end
                 {
-                    persist::save_tail(tables, &outlet.slot, lanes[input], self.epoch, position);
+                    persist::save_tail(tables, &outlet.slot, lanes[input], end);
                 }
             }
         }
+    }
+}
+
+impl Outlet {
+    /// The recorded outputs, found first if they were not yet; `None` once they are over.
+    async fn recorded(&mut self, follower: &Follower) -> Result<Option<&mut Recorded>, TaskError> {
+        if let Past::Behind(tails) = &self.past {
+            self.past = Past::Read(Box::new(follower.open(&self.partition, tails).await?));
+        }
+        Ok(match &mut self.past {
+            Past::Read(recorded) => Some(recorded),
+            _ => None,
+        })
+    }
+
+    /// Passes what is recorded of the batch, and puts the rest where it will be appended. `false`: the task is to become
+    /// the owner first.
+    async fn follow(&mut self, follower: &mut Follower, epoch: Epoch, ends: &[Offset]) -> Result<bool, TaskError> {
+        if self.made.is_empty() {
+            return Ok(true);
+        }
+        let mut made = std::mem::take(&mut self.made);
+        let Some(recorded) = self.recorded(follower).await? else { return Ok(true) };
+        let followed = follower.follow(recorded, &mut made, ends).await?;
+        match followed {
+            Followed::All => {}
+            Followed::Promoted => self.made = made,
+            Followed::Rest => {
+                let (batch, over) = (recorded.go_on(made, epoch)?, recorded.is_empty());
+                self.batch = batch;
+                if over {
+                    self.past = Past::Over;
+                }
+            }
+        }
+        Ok(followed != Followed::Promoted)
+    }
+}
+
+impl Recorded {
+    /// The bytes of what is not recorded, as it follows what is: in this epoch, behind the last recorded one.
+    fn go_on(&mut self, made: VecDeque<Made>, epoch: Epoch) -> Result<Vec<Bytes>, TaskError> {
+        let mut batch = Vec::with_capacity(made.len());
+        for Made { input, at, raw } in made {
+            let last = self.last(input).map(|mark| mark.position);
+            let wrong = |error| damaged(self.partition(), Offset::ZERO, error);
+            let from = Head::read(&raw).map_err(wrong)?.from.unwrap_or_default();
+            let fits = from.epoch == epoch.get() && from.predecessor() == last;
+            batch.push(if fits {
+                raw
+            } else {
+                let mut envelope = decode(raw).map_err(wrong)?;
+                let last = last.unwrap_or_default();
+                let (prev_offset, prev_ordinal) = (last.offset, last.ordinal);
+                envelope.from = envelope.from.map(|from| sluice_proto::v1::Coordinates {
+                    epoch: epoch.get(),
+                    prev_offset,
+                    prev_ordinal,
+                    ..from
+                });
+                encode(&envelope)
+            });
+            self.appended(input, Mark { epoch, position: at });
+        }
+        Ok(batch)
     }
 }

@@ -1,12 +1,12 @@
 //! What the runtime commits beside the operators' rows: positions, marks, lane tails, raw records of tables.
 
 use bytes::{Buf, Bytes};
-use sluice_proto::{Epoch, Offset, Position};
+use sluice_proto::{Epoch, Offset};
 use sluice_state::checkpoint::Facts;
 use sluice_state::{StateError, Tables};
 
 use super::feed::Feed;
-use super::lanes::{Lane, LaneTail, Mark, Watermarks};
+use super::lanes::{Lane, Mark, Watermarks};
 
 /// Name of an input or table among the keys: `in/share.submissions/3`, `table/job_table`. It holds no zero byte.
 pub(crate) type Slot = str;
@@ -85,15 +85,14 @@ pub(crate) fn save_feed(tables: &mut Tables, slot: &Slot, feed: &mut Feed) {
 }
 
 /// The committed end of `lane` in the destination `slot`.
-pub(crate) fn tail(tables: &Tables, slot: &Slot, lane: Lane) -> Result<LaneTail, StateError> {
-    let Some(bytes) = tables.meta(&key("tail", slot, &lane.to_bytes()))? else { return Ok(LaneTail::default()) };
-    let mark = Mark::from_bytes(&bytes).ok_or_else(|| damaged("tail", slot))?;
-    Ok(LaneTail::after(Some(mark.position)))
+pub(crate) fn tail(tables: &Tables, slot: &Slot, lane: Lane) -> Result<Option<Mark>, StateError> {
+    let stored = tables.meta(&key("tail", slot, &lane.to_bytes()))?;
+    stored.map(|bytes| Mark::from_bytes(&bytes).ok_or_else(|| damaged("tail", slot))).transpose()
 }
 
 /// Puts the end of `lane` in the destination `slot` into the next commit.
-pub(crate) fn save_tail(tables: &mut Tables, slot: &Slot, lane: Lane, epoch: Epoch, position: Position) {
-    tables.put_meta(&key("tail", slot, &lane.to_bytes()), Mark { epoch, position }.to_bytes());
+pub(crate) fn save_tail(tables: &mut Tables, slot: &Slot, lane: Lane, end: Mark) {
+    tables.put_meta(&key("tail", slot, &lane.to_bytes()), end.to_bytes());
 }
 
 /// Raw records that the table in `slot` was last known to need, in order.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sluice_log::TopicSpec;
 
-use crate::kind::{Kind, TableKind};
+use crate::kind::{Kind, Role, TableKind};
 use crate::settings::Settings;
 
 /// The part of a topology that runs as tasks in this process.
@@ -70,7 +70,7 @@ pub struct OperatorSpec {
     pub name: String,
     /// Name in the YAML.
     pub shown: String,
-    /// Its kind, whose role is [`crate::Role::Operator`], [`crate::Role::World`] or [`crate::Role::Statistics`].
+    /// Its kind, whose role is not [`crate::Role::Service`].
     pub kind: &'static Kind,
     /// Its settings.
     pub settings: Settings,
@@ -132,6 +132,16 @@ impl TaskSpec {
     pub(super) fn all_inputs(&self) -> Vec<StoredInput> {
         let redriven = self.is_statistics().then(super::letters::redriven_input);
         self.inputs.iter().cloned().chain(redriven).collect()
+    }
+
+    /// The operator that does more than the log and the state can tell, and so is neither followed nor replayed, with the
+    /// reason; `None` if all that the task does can be repeated.
+    pub fn acts_outside(&self) -> Option<(&str, &'static str)> {
+        self.operators.iter().find_map(|operator| match operator.kind.role {
+            Role::World(_) => Some((operator.shown.as_str(), "what it writes depends on answers from outside")),
+            Role::Effects(_) => Some((operator.shown.as_str(), "what it does is kept outside of its state")),
+            Role::Operator(_) | Role::Statistics(_) | Role::Service => None,
+        })
     }
 
     /// How the task is wired, as far as the meaning of its state depends on it: inputs, operators, direct edges and

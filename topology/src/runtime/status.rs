@@ -7,7 +7,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::{EventTime, Offset};
-use sluice_state::Digest;
+use sluice_state::{Digest, Tables};
+use tokio::sync::watch;
+
+use super::feed::Feed;
+use super::nodes::Node;
+use super::plan::TaskSpec;
 
 /// How a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) committed: Mutex<(Vec<Offset>, Vec<Digest>)>,
     pub(crate) tables: Vec<String>,
     pub(crate) state: Mutex<(TaskState, Option<String>)>,
+    /// The task owns its outputs: it is no standby, or not any more.
+    pub(crate) owner: watch::Sender<bool>,
 }
 
 pub(crate) struct FeedCounters {
@@ -139,6 +146,32 @@ impl OperatorCounters {
 }
 
 impl Shared {
+    /// Of a task that reads `feeds` (of broadcast tables with their kind), with nothing counted yet.
+    pub(crate) fn new(
+        spec: &TaskSpec,
+        feeds: &[(&Feed, Option<&'static str>)],
+        nodes: &[Node],
+        tables: &Tables,
+    ) -> Self {
+        let operators = nodes.iter().zip(&spec.operators);
+        Self {
+            name: spec.shown.clone(),
+            partition: spec.partition,
+            operators: operators.map(|(node, it)| OperatorCounters::new(&node.name, it.kind.name)).collect(),
+            appended: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            letters: AtomicU64::default(),
+            committed: Mutex::new((
+                feeds.iter().map(|(feed, _)| feed.next).collect(),
+                tables.table_digests().collect(),
+            )),
+            tables: tables.specs().map(|spec| spec.name.clone()).collect(),
+            feeds: feeds.iter().map(|(feed, kind)| FeedCounters::new(feed.partition().clone(), *kind)).collect(),
+            state: Mutex::new((TaskState::Running, None)),
+            owner: watch::Sender::new(false),
+        }
+    }
+
     /// The task's status, with the log's ends as of now.
     pub(crate) async fn status(self: &Arc<Self>, log: &SharedLog) -> TaskStatus {
         let (positions, digests) = self.committed.lock().clone();

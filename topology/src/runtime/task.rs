@@ -1,6 +1,7 @@
 //! A task at work: read, process, append, flush, commit.
 
 mod refusal;
+mod stop;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,9 +16,10 @@ use sluice_state::{Lineage, StateEnv, Tables};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::broadcast::Broadcast;
+use super::broadcast::{Broadcast, open_tables};
 use super::error::TaskError;
-use super::feed::Feed;
+use super::feed::{Feed, Reads};
+use super::follow::Outputs;
 use super::lanes::{Lane, Watermarks};
 use super::letters::Letters;
 use super::nodes::{self, Node, Route};
@@ -26,9 +28,10 @@ use super::persist;
 use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
-use super::status::{FeedCounters, OperatorCounters, Shared, TaskState};
+use super::status::Shared;
 use super::world;
-use crate::operator::{BuildContext, Emission, Externals, Input, InputPosition, Key, Lookups, OperatorError, Source};
+use crate::operator::{Emission, Externals, Input, InputPosition, Key, Lookups, OperatorError, Source};
+use stop::{drain_over, interrupted};
 
 /// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
 /// same to the byte. A new owner would take the next one. A task that cannot repeat its outputs takes a new epoch at
@@ -40,9 +43,6 @@ const TIMED_ONE_IN: u64 = 16;
 /// Records that a task leaves uncommitted, at most: see [`super::RuntimeOptions::linger`].
 const MAX_UNCOMMITTED: usize = 32_768;
 
-/// How long a batch may still take once the task was told to stop: within the 5 s that the process has.
-const DRAIN: Duration = Duration::from_secs(3);
-
 /// What all tasks of a runtime share.
 pub(crate) struct Surroundings {
     pub(crate) log: SharedLog,
@@ -50,6 +50,8 @@ pub(crate) struct Surroundings {
     pub(crate) externals: Arc<Externals>,
     pub(crate) network: String,
     pub(crate) options: super::RuntimeOptions,
+    pub(crate) outputs: Outputs,
+    pub(crate) reads: Reads,
 }
 
 /// A task with its state open.
@@ -93,6 +95,8 @@ pub(super) struct TaskInput {
 enum Next {
     /// Work on what has come.
     Step,
+    /// Become the owner of the outputs.
+    Promote,
     /// Commit what has waited long enough.
     Finish,
     /// Come to an end.
@@ -118,10 +122,10 @@ impl Task {
         let all_inputs = spec.all_inputs();
         let mut inputs = Vec::with_capacity(all_inputs.len());
         for input in &all_inputs {
-            inputs.push(TaskInput::open(input, &around.log, &tables).await?);
+            inputs.push(TaskInput::open(input, around, &tables).await?);
         }
         let task_hash = hash64(&spec.name);
-        let mut outbox = outbox(spec, task_hash, &around.log, &mut tables).await?;
+        let mut outbox = outbox(spec, task_hash, around, &mut tables).await?;
         let letters = refusal::open_letters(spec, &tables, &mut outbox)?;
         let nodes = nodes::build(spec, &around.network, &around.externals, &tables, &mut outbox)?;
         let (lookups, broadcasts) = open_tables(spec, around, &mut tables).await?;
@@ -130,7 +134,11 @@ impl Task {
             (inputs[input].feed.next < until).then_some((input, until))
         });
         let priority = all_inputs.iter().map(|input| input.priority).collect();
-        let shared = Arc::new(shared(spec, &inputs, &broadcasts, &nodes, &tables));
+        let of_inputs = inputs.iter().map(|input| (&input.feed, None));
+        let of_tables = broadcasts.iter().map(|broadcast| (&broadcast.feed, Some(broadcast.kind)));
+        let feeds: Vec<_> = of_inputs.chain(of_tables).collect();
+        let shared = Arc::new(Shared::new(spec, &feeds, &nodes, &tables));
+        shared.owner.send_replace(!outbox.is_standby());
         Ok(Self {
             name: spec.shown.clone(),
             tables,
@@ -160,16 +168,22 @@ impl Task {
     }
 
     /// Works until `stop` says so (or its sender is gone): then finishes the batch, commits it and makes the state
-    /// durable. A batch that does not come to its end within [`DRAIN`] is given up: nothing of it is committed, and it
+    /// durable. A batch that does not come to its end in time is given up: nothing of it is committed, and it
     /// is repeated at the next start like one that a crash had interrupted.
-    pub(crate) async fn run(&mut self, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
+    pub(crate) async fn run(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+        promoted: &mut watch::Receiver<bool>,
+    ) -> Result<(), TaskError> {
         let mut drained = stop.clone();
         let mut going = true;
         while going {
             let due = self.uncommitted.map(|(since, _)| since + self.linger);
+            let standby = self.outbox.is_standby();
             let next = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => Next::Stop,
+                _ = promoted.wait_for(|promoted| *promoted), if standby => Next::Promote,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Next::Finish,
                 ready = self.wait() => ready.map(|()| Next::Step)?,
             };
@@ -183,7 +197,7 @@ impl Task {
                     }
                     done => done?,
                 },
-                () = drain_over(&mut drained) => {
+                () = drain_over(&mut drained, standby) => {
                     tracing::warn!(task = %self.name, "stopped in the middle of a batch, which is repeated at the next start");
                     break;
                 }
@@ -214,17 +228,18 @@ impl Task {
     async fn advance(&mut self, next: Next) -> Result<(), TaskError> {
         match next {
             Next::Step => self.step().await,
+            Next::Promote => self.promote().await,
             Next::Finish | Next::Stop if self.uncommitted.is_some() => self.finish().await,
             Next::Finish | Next::Stop => Ok(()),
         }
     }
 
-    /// Applies what has come for the tables, then works on one batch of one input, if any is there. A batch that writes
-    /// nothing to any topic is seen by nobody: it may be committed together with the next ones.
+    /// Works on one batch of one input, if any is there, else applies what has come for the tables: while there are
+    /// records, these say how far the tables must be. A batch that writes nothing to any topic is seen by nobody: it
+    /// may be committed together with the next ones.
     async fn step(&mut self) -> Result<(), TaskError> {
-        let applied = self.apply_tables()?;
         let Some((input, records)) = self.next_batch()? else {
-            return if applied { self.finish().await } else { Ok(()) };
+            return if self.apply_tables()? { self.finish().await } else { Ok(()) };
         };
         let (since, before) = self.uncommitted.unwrap_or_else(|| (Instant::now(), 0));
         let count = before + records.len();
@@ -239,7 +254,7 @@ impl Task {
     pub(super) fn apply_tables(&mut self) -> Result<bool, TaskError> {
         let mut applied = false;
         for broadcast in self.broadcasts.iter_mut().filter(|broadcast| broadcast.feed.is_ready()) {
-            broadcast.apply_ready(&mut self.lookups, &mut self.tables)?;
+            broadcast.apply_ready(None, &mut self.lookups, &mut self.tables)?;
             applied = true;
         }
         Ok(applied)
@@ -269,12 +284,38 @@ impl Task {
     }
 
     /// What has been processed, from its outputs to its commit.
-    async fn finish(&mut self) -> Result<(), TaskError> {
+    pub(super) async fn finish(&mut self) -> Result<(), TaskError> {
         sluice_failpoints::check(Point::OutputsBefore)?;
-        self.outbox.append().await?;
+        while !self.append().await? {
+            self.promote().await?;
+        }
         sluice_failpoints::check(Point::OutputsAfter)?;
         self.flush()?;
         self.commit()
+    }
+
+    /// Makes the outputs of the batch durable, or finds them in the log. `false`: the task is to become their owner.
+    pub(super) async fn append(&mut self) -> Result<bool, TaskError> {
+        let ends: Vec<Offset> = self.inputs.iter().map(|input| input.feed.next).collect();
+        self.outbox.append(&ends).await
+    }
+
+    /// The end of a comparison: see [`Outbox::compare_rest`].
+    pub(super) async fn compare_rest(&mut self) -> Result<(), TaskError> {
+        let ends: Vec<Offset> = self.inputs.iter().map(|input| input.feed.next).collect();
+        self.outbox.compare_rest(&ends).await
+    }
+
+    /// Becomes the owner of the outputs: from here on, what is not in the log of them is appended.
+    async fn promote(&mut self) -> Result<(), TaskError> {
+        let inputs = self.inputs.iter().map(|input| &input.feed);
+        for feed in inputs.chain(self.broadcasts.iter().map(|broadcast| &broadcast.feed)) {
+            feed.check_position().await?;
+        }
+        self.outbox.promote(EPOCH);
+        tracing::info!(task = %self.name, compared = self.outbox.compared().same, "owns its outputs now");
+        self.shared.owner.send_replace(true);
+        Ok(())
     }
 
     /// Runs the operators on each record; what they send to topics waits in the outbox.
@@ -457,38 +498,20 @@ impl Task {
     }
 }
 
-/// An operator's wait was ended: well if the task is told to stop, a failure if it is not, within [`DRAIN`].
-async fn interrupted(operator: &str, cause: String, stop: &mut watch::Receiver<bool>) -> Result<(), TaskError> {
-    if tokio::time::timeout(DRAIN, stop.wait_for(|stop| *stop)).await.is_ok() {
-        tracing::warn!(operator, cause, "stopped in the middle of a batch, which is repeated at the next start");
-        return Ok(());
-    }
-    Err(TaskError::Flush { operator: operator.to_owned(), error: OperatorError::Interrupted(cause) })
-}
-
-/// Returns when the task was told to stop [`DRAIN`] ago.
-async fn drain_over(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
-    tokio::time::sleep(DRAIN).await;
-}
-
 fn operator_error(operator: &str, input: &TaskInput, error: crate::OperatorError) -> TaskError {
     let (partition, offset) = (input.feed.partition().clone(), input.source.offset);
     TaskError::Operator { operator: operator.to_owned(), partition, offset, error }
 }
 
 impl TaskInput {
-    async fn open(spec: &StoredInput, log: &SharedLog, tables: &Tables) -> Result<Self, TaskError> {
+    async fn open(spec: &StoredInput, around: &Surroundings, tables: &Tables) -> Result<Self, TaskError> {
         let partition = Partition::new(Arc::clone(&spec.topic), spec.partition);
         let slot = format!("in/{partition}");
         let mut watermarks = Watermarks::from_the_start();
         persist::load_watermarks(tables, &slot, &mut watermarks)?;
         let position = persist::position(tables, &slot)?.unwrap_or(Offset::ZERO);
-        let feed = Feed::new(log.clone(), partition.clone(), position, watermarks);
-        let next = feed.end_of_log().await?;
-        if position > next {
-            return Err(TaskError::Regressed { partition, position, next });
-        }
+        let feed = Feed::new(around.log.clone(), partition, position, watermarks).with(around.reads);
+        feed.check_position().await?;
         let source = Source {
             topic: Arc::clone(&spec.topic),
             partition: spec.partition,
@@ -505,59 +528,19 @@ impl TaskInput {
 }
 
 /// The outbox of a task on its lanes, in its epoch.
-async fn outbox(spec: &TaskSpec, task: u64, log: &SharedLog, tables: &mut Tables) -> Result<Outbox, TaskError> {
+async fn outbox(spec: &TaskSpec, task: u64, around: &Surroundings, tables: &mut Tables) -> Result<Outbox, TaskError> {
+    let log = around.log.clone();
     if spec.is_world() {
-        let epoch = world::take_epoch(spec, task, log, tables).await?;
-        return Ok(Outbox::new(log.clone(), epoch, Lanes::Source(Lane::source(task))));
+        let epoch = world::take_epoch(spec, task, &log, tables).await?;
+        return Ok(Outbox::new(log, epoch, Lanes::Source(Lane::source(task)), None));
     }
+    let lane =
+        |input: &StoredInput| Lane { task, source_topic: hash32(&input.topic), source_partition: input.partition };
+    let partition = |input: &StoredInput| Partition::new(Arc::clone(&input.topic), input.partition);
     let inputs = spec.all_inputs();
-    let lanes =
-        inputs.iter().map(|input| Lane { task, source_topic: hash32(&input.topic), source_partition: input.partition });
-    Ok(Outbox::new(log.clone(), EPOCH, Lanes::Inputs(lanes.collect())))
-}
-
-async fn open_tables(
-    spec: &TaskSpec,
-    around: &Surroundings,
-    tables: &mut Tables,
-) -> Result<(Lookups, Vec<Broadcast>), TaskError> {
-    let mut lookups = Lookups::default();
-    let mut broadcasts = Vec::with_capacity(spec.tables.len());
-    for feed in &spec.tables {
-        let context = BuildContext {
-            name: &feed.shown,
-            settings: &feed.settings,
-            network: &around.network,
-            partition: 0,
-            partitions: 1,
-            externals: &around.externals,
-        };
-        let built = (feed.kind.build)(&context);
-        let mut table = built.map_err(|error| TaskError::Build { name: feed.shown.clone(), error })?;
-        broadcasts.push(Broadcast::open(feed, table.as_mut(), &around.log, tables).await?);
-        lookups.insert(feed.kind.name, table);
-    }
-    Ok((lookups, broadcasts))
-}
-
-fn shared(spec: &TaskSpec, inputs: &[TaskInput], broadcasts: &[Broadcast], nodes: &[Node], tables: &Tables) -> Shared {
-    let of_inputs = inputs.iter().map(|input| (&input.feed, None));
-    let of_tables = broadcasts.iter().map(|broadcast| (&broadcast.feed, Some(broadcast.kind)));
-    let feeds: Vec<_> = of_inputs.chain(of_tables).collect();
-    let operators = nodes.iter().zip(&spec.operators);
-    Shared {
-        name: spec.shown.clone(),
-        partition: spec.partition,
-        operators: operators.map(|(node, operator)| OperatorCounters::new(&node.name, operator.kind.name)).collect(),
-        appended: Default::default(),
-        letters: Default::default(),
-        batches: Default::default(),
-        committed: parking_lot::Mutex::new((
-            feeds.iter().map(|(feed, _)| feed.next).collect(),
-            tables.table_digests().collect(),
-        )),
-        tables: tables.specs().map(|spec| spec.name.clone()).collect(),
-        feeds: feeds.iter().map(|(feed, kind)| FeedCounters::new(feed.partition().clone(), *kind)).collect(),
-        state: parking_lot::Mutex::new((TaskState::Running, None)),
-    }
+    let followed = inputs.iter().map(|input| (partition(input), lane(input))).collect();
+    let follower = around.outputs.follower(&log, &spec.name, followed, around.reads.bytes);
+    let lanes = inputs.iter().map(lane).collect();
+    let lanes = if follower.is_some() { Lanes::Inputs(lanes) } else { Lanes::Discarded(lanes) };
+    Ok(Outbox::new(log, EPOCH, lanes, follower))
 }

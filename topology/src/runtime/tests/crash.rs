@@ -40,7 +40,7 @@ pub(super) async fn batch(task: &mut Task, crash: Crash) -> bool {
     if crash == Crash::Processed {
         return false;
     }
-    task.outbox.append().await.unwrap();
+    assert!(task.append().await.unwrap());
     if crash == Crash::Appended {
         return false;
     }

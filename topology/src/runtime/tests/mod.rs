@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod crash;
+mod follow;
 mod io;
 mod letters;
 mod lifecycle;
@@ -274,7 +275,15 @@ pub(super) fn with_priority() -> TaskSpec {
 pub(super) fn around(log: &Arc<impl Log>, env: &StateEnv) -> task::Surroundings {
     let options = RuntimeOptions { table_timeout: Duration::from_millis(50), ..RuntimeOptions::default() };
     let externals = Arc::new(Externals::default());
-    task::Surroundings { log: log.clone(), env: env.clone(), externals, network: "regtest".into(), options }
+    task::Surroundings {
+        log: log.clone(),
+        env: env.clone(),
+        externals,
+        network: "regtest".into(),
+        options,
+        outputs: super::follow::Outputs::Own,
+        reads: super::feed::Reads::default(),
+    }
 }
 
 pub(super) fn producer(log: &Arc<impl Log>, topic: &str, epoch: u32) -> Producer {

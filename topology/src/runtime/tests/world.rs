@@ -96,7 +96,7 @@ impl World {
             task.commit().unwrap();
         };
         task.process(input, records).await.unwrap();
-        task.outbox.append().await.unwrap();
+        assert!(task.append().await.unwrap());
         if lives {
             task.flush().unwrap();
             task.commit().unwrap();
@@ -157,7 +157,7 @@ async fn read_on(task: &mut Task, log: &Arc<MemoryLog>) {
         task.wait().await.unwrap();
         if let Some((input, records)) = task.next_batch().unwrap() {
             task.process(input, records).await.unwrap();
-            task.outbox.append().await.unwrap();
+            assert!(task.append().await.unwrap());
             task.commit().unwrap();
         }
     }

@@ -1,0 +1,30 @@
+//! How long a task that was told to stop may take.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::operator::OperatorError;
+use crate::runtime::error::TaskError;
+
+/// How long a batch may still take once the task was told to stop: within the 5 s that the process has.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// An operator's wait was ended: well if the task is told to stop, a failure if it is not, within [`DRAIN`].
+pub(super) async fn interrupted(
+    operator: &str,
+    cause: String,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<(), TaskError> {
+    if tokio::time::timeout(DRAIN, stop.wait_for(|stop| *stop)).await.is_ok() {
+        tracing::warn!(operator, cause, "stopped in the middle of a batch, which is repeated at the next start");
+        return Ok(());
+    }
+    Err(TaskError::Flush { operator: operator.to_owned(), error: OperatorError::Interrupted(cause) })
+}
+
+/// Returns when the task was told to stop [`DRAIN`] ago; at once for a standby, which may be waiting for its owner.
+pub(super) async fn drain_over(stop: &mut watch::Receiver<bool>, standby: bool) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    tokio::time::sleep(if standby { Duration::ZERO } else { DRAIN }).await;
+}
