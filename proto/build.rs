@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.enum_attribute("sluice.v1.Envelope.body", "#[allow(clippy::large_enum_variant)]");
     for field in [
         "Genesis.log_uuid",
+        "Fence.owner",
         "Job.prev_hash",
         "Job.coinbase1",
         "Job.coinbase2",

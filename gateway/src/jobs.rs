@@ -148,8 +148,7 @@ async fn first_offset(
     partition: &Partition,
     bounds: Bounds,
 ) -> Result<Option<Offset>, sluice_log::LogError> {
-    let Some(newest) = bounds.next.get().checked_sub(1) else { return Ok(None) };
-    let Some((_, newest_issued, job)) = job_at(log, partition, newest).await? else { return Ok(None) };
+    let Some((newest, newest_issued, job)) = newest_job(log, partition, bounds).await? else { return Ok(None) };
     let reach = 2 * u64::from(job.keep_ms) * 1_000_000 + MARGIN.as_nanos() as u64;
     let mut step = FIRST_STEP;
     while let Some(at) = newest.checked_sub(step).filter(|at| *at > bounds.start.get().max(1)) {
@@ -161,7 +160,23 @@ async fn first_offset(
     Ok(None)
 }
 
-/// The job at or behind `offset`, with its offset.
+/// The newest job with its offset: fences may stand behind it, and offsets may have holes.
+async fn newest_job(
+    log: &SharedLog,
+    partition: &Partition,
+    bounds: Bounds,
+) -> Result<Option<(u64, EventTime, Job)>, sluice_log::LogError> {
+    let first = bounds.start.get().max(1);
+    let newest_first = (first..bounds.next.get()).rev().take(FIRST_STEP as usize);
+    for offset in newest_first {
+        if let Some((offset, issued, job)) = job_at(log, partition, offset).await? {
+            return Ok(Some((offset.get(), issued, job)));
+        }
+    }
+    Ok(None)
+}
+
+/// The job at or behind `offset`, with its offset; `None` if another record stands there.
 async fn job_at(
     log: &SharedLog,
     partition: &Partition,

@@ -19,6 +19,7 @@ use sluice_log::{EmbeddedLog, EmbeddedOptions, Log, Retention, TopicSpec};
 use sluice_mining::Chain;
 use sluice_proto::Epoch;
 use sluice_testkit::bitcoind::Bitcoind;
+use sluice_topology::runtime::Owners;
 
 const GUARD: Duration = Duration::from_secs(60);
 const NEVER: Duration = Duration::from_secs(24 * 3600);
@@ -52,7 +53,8 @@ async fn jobmanager(node: &Bitcoind, dir: &tempfile::TempDir) -> JobManager {
         version_mask: 0x1fff_e000,
     };
     let (producer, jobs, templates) = ("jobmanager".into(), "mining.jobs".into(), "mining.templates".into());
-    JobManager::start(config, JobManagerIo { log, producer, jobs, templates, epoch: Epoch::new(1) }).await.unwrap()
+    let (owners, epoch) = (Owners::new(log.clone(), [0; 16]), Epoch::new(1));
+    JobManager::start(config, JobManagerIo { log, producer, jobs, templates, epoch, owners }).await.unwrap()
 }
 
 /// Waits until the full job of the newest tip is there, so that the next tip finds nothing under way.

@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use sluice_log::{LogError, Partition, SharedLog};
 use sluice_mining::Chain;
 use sluice_mining::template::TemplateError;
-use sluice_proto::{Body, Epoch, Offset};
+use sluice_proto::{Body, Epoch, Offset, hash64};
+use sluice_topology::runtime::{OwnerError, Owners};
 use tokio::sync::watch;
 
 use crate::node::{NodeConfig, NodeError};
@@ -67,8 +68,10 @@ pub struct JobManagerIo {
     pub jobs: String,
     /// Topic of templates; one partition.
     pub templates: String,
-    /// Epoch of this start.
+    /// Epoch of this start, claimed from `owners`.
     pub epoch: Epoch,
+    /// Who owns what in the log.
+    pub owners: Arc<Owners>,
 }
 
 /// Why the jobmanager could not start, or stopped.
@@ -80,6 +83,22 @@ pub enum JobManagerError {
     /// The log failed.
     #[error("the jobmanager stopped: {0}")]
     Log(#[from] LogError),
+    /// The epoch could not be begun, or not be looked after.
+    #[error("the jobmanager stopped: {0}")]
+    Owner(#[from] OwnerError),
+    /// Another process runs the same jobmanager now. What this one would write counts nowhere.
+    #[error(
+        "the jobmanager was replaced by another process: {name} now runs in epoch {by}, and this process held epoch \
+         {own}; let one of the two run"
+    )]
+    Replaced {
+        /// Its identity.
+        name: String,
+        /// The epoch that this process held.
+        own: Epoch,
+        /// The epoch of the other process.
+        by: Epoch,
+    },
     /// The last job in the log cannot be read.
     #[error("the last job of {0} cannot be read: {1}")]
     LastJob(Partition, String),
@@ -124,6 +143,10 @@ impl JobManager {
     /// # Errors
     /// If settings cannot be used or the log cannot be read.
     pub async fn start(config: JobManagerConfig, io: JobManagerIo) -> Result<Self, JobManagerError> {
+        io.owners.open().await?;
+        let written = [&io.jobs, &io.templates].map(|topic| Partition::new(topic.as_str(), 0));
+        // From here on, what an earlier process still writes brings no old work (docs/adr/0014).
+        io.owners.fence(&io.producer, io.epoch, written.into()).await?;
         let last_job = last_job(&io).await?.unwrap_or_default();
         let (notices, heard) = channel();
         let status = Arc::new(Mutex::new(Status::new(config.nodes.iter().map(|node| node.name.clone()))));
@@ -195,6 +218,10 @@ impl Drop for JobManager {
     }
 }
 
+/// Offsets at the end of the topic of jobs that the last job is looked for in first: as far as to the fence of whoever
+/// wrote it, where somebody else wrote behind that.
+const LAST_JOB_WITHIN: u64 = 256;
+
 /// The last job that was written, as far as the next one depends on it.
 #[derive(Default)]
 pub(crate) struct LastJob {
@@ -210,7 +237,7 @@ async fn last_job(io: &JobManagerIo) -> Result<Option<LastJob>, JobManagerError>
     let bounds = io.log.bounds(&partition).await?;
     let (start, end) = (bounds.start.get(), bounds.next.get());
     // Offsets may have holes: where there is no job at the end, it is looked for further and further back.
-    let mut span = 1;
+    let mut span = LAST_JOB_WITHIN;
     loop {
         let from = end.saturating_sub(span).max(start);
         if let Some(last) = last_job_from(io, &partition, from).await? {
@@ -223,9 +250,10 @@ async fn last_job(io: &JobManagerIo) -> Result<Option<LastJob>, JobManagerError>
     }
 }
 
-/// The last job from an offset on.
+/// The last job from an offset on that counts: what is written in a lower epoch behind a higher one is void.
 async fn last_job_from(io: &JobManagerIo, of: &Partition, from: u64) -> Result<Option<LastJob>, JobManagerError> {
     let (mut last, mut at) = (None, Offset::new(from));
+    let (own, mut epoch) = (hash64(&io.producer), 0);
     loop {
         let records = io.log.read(of, at, 1 << 20, Duration::ZERO).await?;
         let Some(end) = records.last() else { return Ok(last) };
@@ -233,6 +261,11 @@ async fn last_job_from(io: &JobManagerIo, of: &Partition, from: u64) -> Result<O
         for record in records {
             let envelope = sluice_proto::decode(record.value)
                 .map_err(|error| JobManagerError::LastJob(of.clone(), error.to_string()))?;
+            let by_own = envelope.from.filter(|from| from.task == own);
+            if by_own.is_some_and(|from| from.epoch < epoch) {
+                continue;
+            }
+            epoch = by_own.map_or(epoch, |from| from.epoch);
             if let Some(Body::Job(job)) = envelope.body {
                 last = Some(LastJob { id: job.job_id, tip: job.prev_hash.as_ref().try_into().ok() });
             }

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use sluice_failpoints::Point;
 use sluice_mining::template::{JobParams, Template, build_job, coinbase_size};
 use sluice_mining::wire::display_hash;
-use sluice_proto::{Body, EventTime};
-use sluice_topology::runtime::Producer;
+use sluice_proto::{Body, Epoch, EventTime, hash64};
+use sluice_topology::runtime::{Owners, Producer};
 use tokio::runtime::Handle;
 
 use crate::JobManagerConfig;
@@ -21,6 +21,9 @@ use crate::status::Status;
 /// The way of templates to jobs in the log.
 pub(crate) struct Writer {
     config: JobManagerConfig,
+    producer: String,
+    epoch: Epoch,
+    owners: Arc<Owners>,
     jobs: Producer,
     templates: Producer,
     status: Arc<Mutex<Status>>,
@@ -46,6 +49,9 @@ impl Writer {
     ) -> Self {
         let producer = |topic: &str| Producer::new(io.log.clone(), topic, 1, &io.producer, io.epoch);
         Self {
+            producer: io.producer.clone(),
+            epoch: io.epoch,
+            owners: io.owners.clone(),
             jobs: producer(&io.jobs),
             templates: producer(&io.templates),
             status,
@@ -78,6 +84,7 @@ impl Writer {
         if self.stopping.load(Ordering::SeqCst) {
             return Ok(());
         }
+        self.check_owned()?;
         let clean = self.last_job.tip != Some(template.prev_hash);
         let now = EventTime::now();
         self.last_job.id = now.millis().max(self.last_job.id + 1);
@@ -114,6 +121,15 @@ impl Writer {
         self.last_job.tip = Some(template.prev_hash);
         self.template = Some(template);
         Ok(())
+    }
+
+    /// An error if another process runs this jobmanager now.
+    fn check_owned(&self) -> Result<(), JobManagerError> {
+        let later = self.runtime.block_on(self.owners.later(hash64(&self.producer), self.epoch))?;
+        match later {
+            Some(by) => Err(JobManagerError::Replaced { name: self.producer.clone(), own: self.epoch, by }),
+            None => Ok(()),
+        }
     }
 
     /// Notes that a job is in the log; `tip` is how long it took from the notice of its tip, if that is new.

@@ -317,6 +317,7 @@ async fn settings_that_cannot_work_are_errors() {
             jobs: "mining.jobs".into(),
             templates: "mining.templates".into(),
             epoch: sluice_proto::Epoch::new(1),
+            owners: sluice_topology::runtime::Owners::new(log.clone(), [0; 16]),
         };
         let error = JobManager::start(settings, io).await.err().unwrap().to_string();
         assert!(error.contains("node a") && !error.contains("no-colon"), "{error}");

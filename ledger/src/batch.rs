@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_proto::v1::{BlockOutcome, SliceEnd, Tally};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::{Epoch, EventTime, Offset};
 
 use crate::rules::Rules;
 
@@ -29,12 +29,23 @@ pub struct LedgerBatch {
     /// Where the reader says it has already handed records over: everything before these offsets. A ledger that knows
     /// less has lost it and refuses the batch (invariant P1). Empty: nothing is said.
     pub after: Vec<NextOffset>,
+    /// Who writes it. `None`: whoever asks; only tests and tools write so.
+    pub owner: Option<BatchOwner>,
+}
+
+/// Which owner of the ledger's task writes a batch (docs/adr/0014).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchOwner {
+    /// Name of the task, the same for all its owners.
+    pub task: String,
+    /// Its epoch. Once a higher one has written, the ledger refuses a lower one.
+    pub epoch: Epoch,
 }
 
 impl LedgerBatch {
     /// An empty batch.
     pub fn new(rules: Rules) -> Self {
-        Self { rules, keep: DEFAULT_KEEP, records: Vec::new(), positions: Vec::new(), after: Vec::new() }
+        Self { rules, keep: DEFAULT_KEEP, records: Vec::new(), positions: Vec::new(), after: Vec::new(), owner: None }
     }
 
     /// True if it holds no record and no position.

@@ -1,5 +1,7 @@
 //! What can go wrong in the ledger.
 
+use sluice_proto::Epoch;
+
 /// Why the ledger could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -53,6 +55,19 @@ pub enum LedgerError {
         stored: u64,
         /// Offset behind the last record that the reader has handed over.
         given: u64,
+    },
+    /// Another process has the task that writes the ledger.
+    #[error(
+        "the ledger is written by another process: {task} runs in epoch {by} there, and this process holds epoch {own}; \
+         nothing was written, let one of the two run"
+    )]
+    Replaced {
+        /// The task.
+        task: String,
+        /// The epoch that this process holds.
+        own: Epoch,
+        /// The highest epoch that has written.
+        by: u64,
     },
     /// The work of a block's window is no longer stored.
     #[error(

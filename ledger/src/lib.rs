@@ -34,7 +34,7 @@ mod postgres;
 mod sql;
 mod sqlite;
 
-pub use batch::{Applied, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource};
+pub use batch::{Applied, BatchOwner, LedgerBatch, LedgerEvent, LedgerRecord, NextOffset, RecordSource};
 pub use block::{ChainState, CreditState, Step};
 pub use error::LedgerError;
 pub use postgres::open_postgres;

@@ -41,6 +41,7 @@ pub enum RecordKind {
     SolvedBlock,
     BlockOutcome,
     DifficultyTarget,
+    Turn,
     DeadLetter,
     Redriven,
 }
@@ -62,6 +63,7 @@ impl RecordKind {
             Self::SolvedBlock => "solved_block",
             Self::BlockOutcome => "block_outcome",
             Self::DifficultyTarget => "difficulty_target",
+            Self::Turn => "turn",
             Self::DeadLetter => "dead_letter",
             Self::Redriven => "redriven",
         }
@@ -83,6 +85,7 @@ impl RecordKind {
             Body::SolvedBlock(_) => Self::SolvedBlock,
             Body::BlockOutcome(_) => Self::BlockOutcome,
             Body::DifficultyTarget(_) => Self::DifficultyTarget,
+            Body::Turn(_) => Self::Turn,
             Body::DeadLetter(_) => Self::DeadLetter,
             Body::Redriven(_) => Self::Redriven,
         }

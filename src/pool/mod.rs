@@ -82,7 +82,7 @@ impl Pool {
         let runtime =
             TopologyRuntime::start(plan, shared.clone(), env, Arc::new(externals), RuntimeOptions::default()).await?;
         let runtime = Arc::new(runtime);
-        let services = Arc::new(Services::start(graph, only, &shared, nodes).await?);
+        let services = Arc::new(Services::start(graph, only, &shared, &runtime.owners(), nodes).await?);
         let checkpoints = Arc::new(Checkpointing::new(&runtime, graph.config.state.checkpoints));
         let powers = Powers { runtime: runtime.clone(), checkpoints: checkpoints.clone() };
         let control = Control::start(state_dir, powers)?;

@@ -9,7 +9,8 @@ use sluice_gateway::{Gateway, GatewayConfig, GatewayIo};
 use sluice_jobmanager::{JobManager, JobManagerConfig, JobManagerIo, NodeConfig};
 use sluice_log::SharedLog;
 use sluice_mining::payout_script;
-use sluice_topology::runtime::source_epoch;
+use sluice_proto::Epoch;
+use sluice_topology::runtime::{Owners, source_epoch};
 use sluice_topology::{Config, Graph, Node};
 
 /// How long a service may take to stop.
@@ -31,15 +32,16 @@ impl Services {
         graph: &Graph,
         only: &[String],
         log: &SharedLog,
+        owners: &Arc<Owners>,
         nodes: Vec<NodeConfig>,
     ) -> anyhow::Result<Self> {
         let mut services = Self { gateways: Vec::new(), jobmanagers: Vec::new() };
         for node in graph.services_of(only).filter(|node| node.kind.name == sluice_jobmanager::KIND.name) {
-            let jobmanager = jobmanager(graph, node, log, nodes.clone()).await;
+            let jobmanager = jobmanager(graph, node, log, owners, nodes.clone()).await;
             services.jobmanagers.push((node.name.clone(), jobmanager.with_context(|| node.name.clone())?));
         }
         for node in graph.services_of(only).filter(|node| node.kind.name == sluice_gateway::KIND.name) {
-            let gateway = gateway(graph, node, log).await.with_context(|| node.name.clone())?;
+            let gateway = gateway(graph, node, log, owners).await.with_context(|| node.name.clone())?;
             for address in gateway.addresses() {
                 tracing::info!(service = node.name, %address, "listening");
             }
@@ -98,7 +100,20 @@ pub(super) fn node_configs(config: &Config) -> anyhow::Result<Vec<NodeConfig>> {
     nodes.collect()
 }
 
-async fn jobmanager(graph: &Graph, node: &Node, log: &SharedLog, nodes: Vec<NodeConfig>) -> anyhow::Result<JobManager> {
+/// The next epoch of a service: above the one that its state directory holds, and above all that were claimed in the log.
+async fn epoch(graph: &Graph, node: &Node, owners: &Owners) -> anyhow::Result<Epoch> {
+    let next = source_epoch(&graph.config.state.dir, &node.identity)?;
+    let before = Epoch::new(next.get().saturating_sub(1));
+    Ok(owners.claim(&node.identity, before).await?)
+}
+
+async fn jobmanager(
+    graph: &Graph,
+    node: &Node,
+    log: &SharedLog,
+    owners: &Arc<Owners>,
+    nodes: Vec<NodeConfig>,
+) -> anyhow::Result<JobManager> {
     let bitcoin = &graph.config.bitcoin;
     let mask = node.settings.text("version_mask");
     let Some(version_mask) = u32::from_str_radix(mask, 16).ok().filter(|_| mask.len() == 8) else {
@@ -125,12 +140,13 @@ async fn jobmanager(graph: &Graph, node: &Node, log: &SharedLog, nodes: Vec<Node
         producer: node.identity.clone(),
         jobs: output(node, "jobs")?,
         templates: output(node, "templates")?,
-        epoch: source_epoch(&graph.config.state.dir, &node.identity)?,
+        epoch: epoch(graph, node, owners).await?,
+        owners: Arc::clone(owners),
     };
     Ok(JobManager::start(config, io).await?)
 }
 
-async fn gateway(graph: &Graph, node: &Node, log: &SharedLog) -> anyhow::Result<Gateway> {
+async fn gateway(graph: &Graph, node: &Node, log: &SharedLog, owners: &Owners) -> anyhow::Result<Gateway> {
     let config = GatewayConfig::from_settings(&node.name, &node.settings, graph.config.bitcoin.network)?;
     let io = GatewayIo {
         log: log.clone(),
@@ -139,7 +155,7 @@ async fn gateway(graph: &Graph, node: &Node, log: &SharedLog) -> anyhow::Result<
         targets: node.input("targets").map(ToString::to_string),
         shares: output(node, "shares")?,
         candidates: output(node, "candidates")?,
-        epoch: source_epoch(&graph.config.state.dir, &node.identity)?,
+        epoch: epoch(graph, node, owners).await?,
     };
     Ok(Gateway::start(config, io).await?)
 }

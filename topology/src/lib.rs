@@ -27,7 +27,7 @@ pub use kind::{
 };
 pub use operator::{
     BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Lookups, Operator,
-    OperatorError, Source,
+    OperatorError, Ownership, Source,
 };
 pub use settings::{SettingValue, Settings};
 pub use spec::{Checkpoints, Config, Environment, FileText, Override, Report, Secret, network};

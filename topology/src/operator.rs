@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_proto::v1::Envelope;
-use sluice_proto::{Body, EventTime, Offset};
+use sluice_proto::{Body, Epoch, EventTime, Offset};
 use sluice_state::{StateError, Tables};
 
 use crate::settings::Settings;
@@ -42,6 +42,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Called when the task has taken an epoch, before anything is processed in it: for what must know in which epoch it
+    /// is written, so that an owner which was replaced does no harm outside the state.
+    fn owned(&mut self, by: &Ownership<'_>) {
+        let _ = by;
+    }
+
     /// Called after the outputs of a batch have become durable and before the state and `positions` are committed:
     /// makes effects outside the state durable, together with `positions`. A crash after it repeats the batch, so what
     /// it stores must tell repeated records by their source offsets.
@@ -52,6 +58,15 @@ pub trait Operator: Send {
         let _ = positions;
         Ok(())
     }
+}
+
+/// The epoch that a task has taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ownership<'a> {
+    /// Name of the task, the same for all its owners.
+    pub task: &'a str,
+    /// The epoch.
+    pub epoch: Epoch,
 }
 
 /// A record on its way into an operator.

@@ -17,6 +17,7 @@ use sluice_mining::block::BlockTx;
 use sluice_proto::v1::{Job, TemplateBody, TemplateChunk};
 use sluice_proto::{Body, Epoch, Offset};
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
+use sluice_topology::runtime::Owners;
 
 /// A guard against hanging, not a measure.
 pub const GUARD: Duration = Duration::from_secs(60);
@@ -81,8 +82,8 @@ pub fn config(chain: Chain, nodes: Vec<NodeConfig>) -> JobManagerConfig {
 /// A jobmanager that writes to `log`, as its start number `epoch`.
 pub async fn start(log: &Arc<MemoryLog>, config: JobManagerConfig, epoch: u32) -> JobManager {
     let log: SharedLog = log.clone();
-    let producer = "jobmanager".into();
-    let io = JobManagerIo { log, producer, jobs: JOBS.into(), templates: TEMPLATES.into(), epoch: Epoch::new(epoch) };
+    let (producer, owners, epoch) = ("jobmanager".into(), Owners::new(log.clone(), [0; 16]), Epoch::new(epoch));
+    let io = JobManagerIo { log, producer, jobs: JOBS.into(), templates: TEMPLATES.into(), epoch, owners };
     JobManager::start(config, io).await.unwrap()
 }
 

@@ -8,7 +8,7 @@ use sluice_proto::v1::{BlockOutcome, BlockStatus};
 
 use super::facts::{Closed, Facts};
 use super::intake::{Intake, check_account};
-use super::{Sql, Value, money, prune, rules, settle, work};
+use super::{Sql, Value, money, owners, prune, rules, settle, work};
 use crate::batch::{Applied, LedgerBatch, LedgerRecord, NextOffset};
 use crate::block::{ChainState, CreditState, Step};
 use crate::error::{LedgerError, Result};
@@ -25,6 +25,9 @@ pub(super) fn load_positions(sql: &mut dyn Sql) -> Result<Positions> {
 /// Applies `batch`; repeating it, whole or cut differently, changes nothing.
 pub(super) fn apply(sql: &mut dyn Sql, batch: &LedgerBatch) -> Result<Applied> {
     let mut applied = Applied::default();
+    if let Some(owner) = &batch.owner {
+        owners::hold(sql, owner)?;
+    }
     let positions = load_positions(sql)?;
     check_after(&positions, &batch.after)?;
     let (facts, closed) = (Facts::load(sql)?, Closed::load(sql)?);

@@ -14,6 +14,7 @@ mod facts;
 mod intake;
 mod ledger;
 mod money;
+mod owners;
 mod prune;
 mod read;
 mod rules;

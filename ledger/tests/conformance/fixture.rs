@@ -33,6 +33,14 @@ impl Fixture {
         Self { store, place: Place::Postgres(server, url) }
     }
 
+    /// A fresh ledger on the same back end.
+    pub fn another(&self) -> Self {
+        match &self.place {
+            Place::Sqlite(_) => Self::sqlite(),
+            Place::Postgres(..) => Self::postgres(),
+        }
+    }
+
     /// A second handle on the same ledger, as another process has it.
     pub fn again(&self) -> Arc<dyn LedgerStore> {
         match &self.place {

@@ -3,6 +3,7 @@
 
 mod fixture;
 mod outages;
+mod owners;
 mod properties;
 mod scenarios;
 mod world;
@@ -42,4 +43,6 @@ on_every_back_end!(
     postings_stay_and_balances_do_not_fall_below_zero,
     a_reward_of_nothing_is_credited,
     names_are_any_text,
+    p1_an_owner_that_was_replaced_writes_nothing,
+    m1_two_owners_at_once_change_no_balance,
 );

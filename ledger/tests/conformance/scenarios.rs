@@ -9,6 +9,8 @@ use sluice_proto::v1::BlockStatus;
 use crate::fixture::Fixture;
 use crate::world::{Reader, Topics, all, hash, outcome, pplns, slice_end, solo, tally};
 
+pub use crate::owners::*;
+
 const VALUE: u64 = 312_500_007;
 
 fn balance(store: &dyn LedgerStore, account: &str) -> (u64, u64) {

@@ -9,6 +9,7 @@
 //!   and the store ignores what its positions cover.
 //! - A database that is down makes the task wait inside `flush`, so that it lags behind its topics and loses nothing.
 //!   `LedgerStore::interrupt` ends that wait when the program stops; the batch is repeated at the next start.
+//! - Each transaction names the task's epoch: a process that was replaced and goes on is refused by the database itself.
 //! - The task's state remembers how far it has handed over. A ledger that knows less (a new database, or an old copy of
 //!   it) is refused, since what lies between would be missing from the money (invariant P1).
 
@@ -19,14 +20,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sluice_ledger::{
-    BasisPoints, LedgerBatch, LedgerError, LedgerEvent, LedgerRecord, LedgerStore, NextOffset, RecordSource, Rules,
-    Scheme,
+    BasisPoints, BatchOwner, LedgerBatch, LedgerError, LedgerEvent, LedgerRecord, LedgerStore, NextOffset,
+    RecordSource, Rules, Scheme,
 };
 use sluice_proto::{Body, Offset, RecordKind};
 use sluice_topology::spec::{Ledger as Config, RewardScheme};
 use sluice_topology::{
-    BuildContext, Context, Input, InputPosition, InputSpec, Kind, Operator, OperatorError, Parallel, Role, SettingSpec,
-    SettingType, Source, StateTable,
+    BuildContext, Context, Input, InputPosition, InputSpec, Kind, Operator, OperatorError, Ownership, Parallel, Role,
+    SettingSpec, SettingType, Source, StateTable,
 };
 
 use crate::codec::{damaged, push_text, read_u64, split_text};
@@ -112,6 +113,10 @@ impl Operator for Ledger {
         let source = RecordSource { topic, partition, partitions, offset };
         self.batch.records.push(LedgerRecord { source, event_time: input.event_time, event });
         Ok(())
+    }
+
+    fn owned(&mut self, by: &Ownership<'_>) {
+        self.batch.owner = Some(BatchOwner { task: by.task.to_owned(), epoch: by.epoch });
     }
 
     fn flush(&mut self, positions: &[InputPosition]) -> Result<(), OperatorError> {

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use sluice_ledger::{ChainState, Step};
 use sluice_log::{EmbeddedLog, EmbeddedOptions, Log, MemoryLog, Partition, SharedLog};
 use sluice_operators::TABLES;
-use sluice_proto::v1::Envelope;
+use sluice_proto::v1::{Coordinates, Envelope};
 use sluice_proto::{Body, Epoch, EventTime, Offset, encode};
 use sluice_state::{MemoryLimits, StateEnv};
-use sluice_topology::runtime::{Producer, RuntimeHandle, RuntimeOptions, TopicReader, TopologyRuntime};
+use sluice_topology::runtime::{Producer, RuntimeHandle, RuntimeOptions, StartError, TopicReader, TopologyRuntime};
 use sluice_topology::{
     Environment, FileText, Graph, InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, load,
 };
@@ -195,10 +195,15 @@ impl<'a> Instance<'a> {
     }
 
     pub async fn start(&mut self) {
+        self.try_start().await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    async fn try_start(&mut self) -> Result<(), StartError> {
         let (plan, log) = (self.graph.plan(&self.only).unwrap(), self.log.clone());
         let (env, externals) = (self.env.clone(), self.externals.clone());
         let started = TopologyRuntime::start(plan, log, env, externals, RuntimeOptions::default()).await;
-        self.handle = Some(started.unwrap_or_else(|error| panic!("{error}")));
+        self.handle = Some(started?);
+        Ok(())
     }
 
     pub async fn stop(&mut self) {
@@ -215,7 +220,8 @@ impl<'a> Instance<'a> {
             if let Some(failure) = handle.failure() {
                 assert!(may_die, "{failure}");
                 self.stop().await;
-                self.start().await;
+                // It may also die while it takes its epoch.
+                while self.try_start().await.is_err() {}
                 continue;
             }
             // In the order of the graph: what a task has written is there before its position is.
@@ -370,11 +376,17 @@ async fn outcome(kind: &Kind, it: &Instance<'_>, ground: &Ground, scenario: &Sce
         for partition in 0..2 {
             let topic = format!("out.{}", output.name);
             let records = read_all(&ground.log.sound(), &topic, partition).await;
-            let seen = if kind.role.is_world() { news(&records) } else { records.iter().map(encode).collect() };
+            let seen = if kind.role.is_world() { news(&records) } else { records.iter().map(made).collect() };
             outputs.push((format!("{topic}/{partition}"), seen));
         }
     }
     Outcome { outputs, digests: it.digests().await, world: (scenario.world)() }
+}
+
+/// A record without its epoch, as every owner of the task makes it.
+fn made(record: &Envelope) -> Bytes {
+    let from = record.from.map(|from| Coordinates { epoch: 0, ..from });
+    encode(&Envelope { from, ..record.clone() })
 }
 
 /// The event times and bodies of what a world operator wrote, without the outcomes that are no news by block hash: its

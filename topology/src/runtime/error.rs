@@ -4,6 +4,8 @@ use sluice_log::{LogError, Partition};
 use sluice_proto::{Epoch, Offset};
 use sluice_state::StateError;
 
+use super::order::ORDER_TOPIC;
+use super::owners::OwnerError;
 use super::reader::ReadError;
 use crate::operator::OperatorError;
 
@@ -145,16 +147,32 @@ pub enum TaskError {
         /// End of the log.
         next: Offset,
     },
-    /// A task that takes a new epoch at each opening has used up the last one.
+    /// The order of inputs that was written down names one that the task does not have.
     #[error(
-        "task {task} has no epoch left above {last}: records that follow would be dropped as repeated; give its first \
-         operator another name"
+        "the order of inputs at {ORDER_TOPIC}/0 offset {at} names {input}, which the task does not read: it was written by \
+         another topology; give the task's first operator another name"
     )]
-    Epochs {
+    Turn {
+        /// Offset of the record.
+        at: Offset,
+        /// The input.
+        input: Partition,
+    },
+    /// The task could not take its epoch, or not look after it.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// Another process has opened the task. What this one had not committed counts there.
+    #[error(
+        "task {task} was taken over by another process: it now runs in epoch {by}, and this process held epoch {own}; \
+         nothing is lost, let one of the two run"
+    )]
+    Fenced {
         /// The task.
         task: String,
-        /// The last epoch it took, or that its records in the log are of.
-        last: Epoch,
+        /// The epoch that this process held.
+        own: Epoch,
+        /// The epoch of the process that has it now.
+        by: Epoch,
     },
     /// The plan cannot be run: a mistake in the program.
     #[error("internal error in the plan of task {task}: {what}")]

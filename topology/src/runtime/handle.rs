@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_log::{LogError, SharedLog, TopicSpec};
+use sluice_log::{LogError, SharedLog, TopicSpec, new_uuid};
 use sluice_state::checkpoint::Checkpointer;
 use sluice_state::{Reader, StateEnv};
 use tokio::sync::{oneshot, watch};
@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::error::TaskError;
 use super::feed::Reads;
 use super::follow::Outputs;
+use super::owners::Owners;
 use super::persist;
 use super::plan::{Destination, Plan, PortRef, TaskSpec};
 use super::status::{Shared, TaskState, TaskStatus};
@@ -101,6 +102,7 @@ pub struct TableReader {
 /// The running tasks. Dropping it tells them to stop, without waiting.
 pub struct RuntimeHandle {
     log: SharedLog,
+    owners: Arc<Owners>,
     threads: Threads,
 }
 
@@ -156,10 +158,20 @@ impl TopologyRuntime {
         create(&plan.topics, &log).await?;
         create(&super::letters::topics(&plan), &log).await?;
         let (network, outputs, reads) = (plan.network, Outputs::Own, Reads::default());
-        let around = Surroundings { log: log.clone(), env, externals, network, options, outputs, reads };
+        let owners = Owners::new(log.clone(), new_uuid());
+        let around = Surroundings {
+            log: log.clone(),
+            env,
+            externals,
+            owners: Arc::clone(&owners),
+            network,
+            options,
+            outputs,
+            reads,
+        };
         let mut threads = Threads::default();
         threads.open(plan.tasks, &Arc::new(around)).await?;
-        Ok(RuntimeHandle { log, threads })
+        Ok(RuntimeHandle { log, owners, threads })
     }
 
     /// Opens the state of every task that can follow and starts them as standby: `log` is one that another process
@@ -180,8 +192,10 @@ impl TopologyRuntime {
         let (promote, promoted) = watch::channel(false);
         let (network, outputs) = (plan.network, Outputs::Standby(promoted));
         let (externals, reads) = (Arc::default(), Reads::default());
-        let around = Arc::new(Surroundings { log, env, externals, network, options, outputs, reads });
-        let (cold, warm): (Vec<_>, Vec<_>) = plan.tasks.into_iter().partition(|task| task.acts_outside().is_some());
+        let owners = Owners::new(log.clone(), new_uuid());
+        let around = Arc::new(Surroundings { log, env, externals, owners, network, options, outputs, reads });
+        let is_cold = |task: &TaskSpec| task.acts_outside().is_some() || task.depends_on_order();
+        let (cold, warm): (Vec<_>, Vec<_>) = plan.tasks.into_iter().partition(is_cold);
         let mut threads = Threads::default();
         threads.open(warm, &around).await?;
         Ok(StandbyRuntime { around, topics, threads, cold, promote })
@@ -215,12 +229,14 @@ impl StandbyRuntime {
             log: log.clone(),
             env: self.around.env.clone(),
             externals,
+            owners: Arc::clone(&self.around.owners),
             network: self.around.network.clone(),
             options: self.around.options,
             outputs: Outputs::Own,
             reads: self.around.reads,
         };
-        let owners: Vec<_> = self.threads.tasks.iter().map(|task| task.shared.owner.subscribe()).collect();
+        let (all, tasks) = (Arc::clone(&self.around.owners), &self.threads.tasks);
+        let owners: Vec<_> = tasks.iter().map(|task| task.shared.owner.subscribe()).collect();
         self.threads.open(self.cold, &Arc::new(around)).await?;
         for mut owner in owners {
             tokio::select! {
@@ -229,7 +245,7 @@ impl StandbyRuntime {
                 failure = self.threads.failed() => return Err(failure.into()),
             }
         }
-        Ok(RuntimeHandle { log, threads: self.threads })
+        Ok(RuntimeHandle { log, owners: all, threads: self.threads })
     }
 
     /// Stops all tasks where they are; what they have not committed they do again at the next start.
@@ -369,6 +385,11 @@ pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 impl RuntimeHandle {
+    /// Who owns what in the log, for the services of the same process.
+    pub fn owners(&self) -> Arc<Owners> {
+        Arc::clone(&self.owners)
+    }
+
     /// All tasks as they are now.
     pub async fn status(&self) -> Vec<TaskStatus> {
         let mut all = Vec::with_capacity(self.threads.tasks.len());

@@ -1,10 +1,13 @@
 //! Lanes: telling what is new from what is repeated, and noticing what is missing (DESIGN 5, invariants S1 and P1).
 //!
-//! A lane is what one producer makes from one of its inputs; of a source, which reads none, all it makes. A task whose
-//! outputs depend on answers from outside counts as a source (docs/adr/0010): repeating its input does not repeat them.
+//! A lane is what one producer makes from one of its inputs, in whatever epoch: a new owner makes the same again. Of a
+//! source, which reads no input, it is what it makes in one epoch. A task whose outputs depend on answers from outside
+//! counts as a source (docs/adr/0010): repeating its input does not repeat them.
+//!
 //! Along a lane, in one partition, positions only grow and
 //! each record names the one before it. A producer that repeats what it had already written (it crashed before it
-//! could remember) is found out by position; a record that is missing, by the name of its predecessor.
+//! could remember) is found out by position; a record that is missing, by the name of its predecessor. Behind a fence,
+//! what owners of lower epochs still write is void (docs/adr/0014).
 //!
 //! Everything here is pure; `reader` feeds it.
 
@@ -13,6 +16,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use sluice_proto::v1::{Coordinates, Fence};
 use sluice_proto::{Epoch, Position};
+
+/// Epochs of a source that are remembered in a partition. Only gateways have more than a few, since they do not fence:
+/// what an old process of one was still to write counts. One that wakes up after this many later starts is not heard any
+/// more: what it writes is dropped, counted and logged.
+const REMEMBERED: usize = 1024;
 
 /// A lane within one partition: the producer and the input that its records were made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,17 +31,27 @@ pub struct Lane {
     pub source_topic: u32,
     /// Partition of the source topic; 0 for a source.
     pub source_partition: u32,
+    /// Epoch of a source; 0 for a task, whose lanes go on from epoch to epoch.
+    pub epoch: Epoch,
 }
 
 impl Lane {
-    /// The lane of the source with this task hash.
-    pub fn source(task: u64) -> Self {
-        Self { task, source_topic: 0, source_partition: 0 }
+    /// The lane of the source with this task hash, in this epoch.
+    pub fn source(task: u64, epoch: Epoch) -> Self {
+        Self { task, source_topic: 0, source_partition: 0, epoch }
+    }
+
+    /// The lane of the task with this hash from partition `source_partition` of the topic with the hash `source_topic`.
+    pub fn input(task: u64, source_topic: u32, source_partition: u32) -> Self {
+        Self { task, source_topic, source_partition, epoch: Epoch::default() }
     }
 
     /// The lane of a record with these coordinates.
     pub fn of(from: &Coordinates) -> Self {
-        Self { task: from.task, source_topic: from.source_topic, source_partition: from.source_partition }
+        match from.source_topic {
+            0 => Self::source(from.task, Epoch::new(from.epoch)),
+            topic => Self::input(from.task, topic, from.source_partition),
+        }
     }
 
     /// The producer is a source: it counts its own records, from 1 again in each epoch.
@@ -41,16 +59,27 @@ impl Lane {
         self.source_topic == 0
     }
 
-    /// 16 bytes, big-endian, in the order of the fields.
-    pub(crate) fn to_bytes(self) -> [u8; 16] {
+    /// Its fields in order, big-endian: 16 bytes for a task, and 4 of epoch for a source.
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
         let number =
             (u128::from(self.task) << 64) | (u128::from(self.source_topic) << 32) | u128::from(self.source_partition);
-        number.to_be_bytes()
+        let mut bytes = number.to_be_bytes().to_vec();
+        if self.is_source() {
+            bytes.extend_from_slice(&self.epoch.get().to_be_bytes());
+        }
+        bytes
     }
 
+    /// What [`Lane::to_bytes`] made. A source without an epoch was stored when all its epochs were one lane.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let number = u128::from_be_bytes(bytes.try_into().ok()?);
-        Some(Self { task: (number >> 64) as u64, source_topic: (number >> 32) as u32, source_partition: number as u32 })
+        let (lane, epoch) = bytes.split_first_chunk::<16>()?;
+        let number = u128::from_be_bytes(*lane);
+        let (source_topic, source_partition) = ((number >> 32) as u32, number as u32);
+        let epoch = match epoch {
+            [] => 0,
+            epoch => u32::from_be_bytes(epoch.try_into().ok()?),
+        };
+        Some(Self { task: (number >> 64) as u64, source_topic, source_partition, epoch: Epoch::new(epoch) })
     }
 }
 
@@ -91,6 +120,8 @@ pub enum Admission {
     Repeated,
     /// Its producer had lost the partition to a later epoch when it was written: drop it.
     Void,
+    /// So many later epochs of its source have written since that nobody knows whether it was read: drop it.
+    Forgotten,
 }
 
 /// A record that cannot be the next one of its lane.
@@ -126,13 +157,28 @@ pub enum LaneError {
 pub struct Watermarks {
     marks: BTreeMap<Lane, Mark>,
     fences: BTreeMap<u64, Epoch>,
+    /// By source: whose epochs up to this one are forgotten.
+    forgotten: BTreeMap<u64, Epoch>,
     /// The reader began in the middle: the first record of a lane may have predecessors.
     mid_stream: bool,
     /// Records that could not be read and were passed over: as many lanes may have a gap.
     forgiven: u32,
-    changed: BTreeSet<Lane>,
-    changed_fences: BTreeSet<u64>,
-    changed_forgiven: bool,
+    changes: Changes,
+}
+
+/// What is to be stored.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes {
+    /// Lanes whose marks moved or are gone.
+    pub(crate) marks: BTreeSet<Lane>,
+    /// How many gaps may still come has changed.
+    pub(crate) forgiven: bool,
+    /// Tasks whose fences moved.
+    pub(crate) fences: BTreeSet<u64>,
+    /// Sources of which more was forgotten.
+    pub(crate) forgotten: BTreeSet<u64>,
+    /// Marks of sources as they were stored when all epochs were one lane.
+    pub(crate) outdated: BTreeSet<Lane>,
 }
 
 impl Watermarks {
@@ -141,7 +187,9 @@ impl Watermarks {
         Self::default()
     }
 
-    /// For a reader that begins anywhere: the first record it sees of a lane is taken as it is.
+    /// For a reader that begins anywhere: the first record it sees of a lane is taken as it is. The fences before it are
+    /// not known to it, so it takes a source's record for void that is of a lower epoch than one it has seen. So only
+    /// topics are read from the middle whose sources fence, as all do but gateways.
     pub fn mid_stream() -> Self {
         Self { mid_stream: true, ..Self::default() }
     }
@@ -169,8 +217,11 @@ impl Watermarks {
             return Ok(Admission::Void);
         }
         let last = self.marks.get(&lane).copied();
-        if last.is_some_and(|last| is_repeated(lane, mark, last)) {
+        if last.is_some_and(|last| mark.position <= last.position) {
             return Ok(Admission::Repeated);
+        }
+        if last.is_none() && lane.is_source() && self.is_forgotten(lane) {
+            return Ok(Admission::Forgotten);
         }
         if !self.follows(lane, mark.epoch, from.predecessor(), last) && !self.is_forgiven(lane) {
             return Err(LaneError::Broken {
@@ -182,14 +233,23 @@ impl Watermarks {
             });
         }
         self.marks.insert(lane, mark);
-        self.changed.insert(lane);
+        self.changes.marks.insert(lane);
+        if last.is_none() && lane.is_source() {
+            self.forget_oldest(lane.task);
+            if self.mid_stream {
+                self.void_below(lane.task, mark.epoch);
+            }
+        }
         Ok(Admission::New)
     }
 
     fn follows(&self, lane: Lane, epoch: Epoch, names: Option<Position>, last: Option<Mark>) -> bool {
         match last {
+            // An epoch of a source begins behind its fence: if that was seen, so was the beginning.
+            None if self.mid_stream && lane.is_source() => {
+                names.is_none() || self.fences.get(&lane.task).is_none_or(|fence| epoch > *fence)
+            }
             None => names.is_none() || self.mid_stream,
-            Some(last) if lane.is_source() && epoch > last.epoch => names.is_none(),
             Some(last) => names == Some(last.position),
         }
     }
@@ -197,7 +257,7 @@ impl Watermarks {
     /// A record was passed over that could not be read: its lane, whichever it is, has a gap.
     pub(crate) fn forgive(&mut self) {
         self.forgiven = self.forgiven.saturating_add(1);
-        self.changed_forgiven = true;
+        self.changes.forgiven = true;
     }
 
     fn is_forgiven(&mut self, lane: Lane) -> bool {
@@ -206,7 +266,7 @@ impl Watermarks {
             task = format!("{:016x}", lane.task),
             "a gap in a lane, where a record that could not be read was passed over"
         );
-        (self.forgiven, self.changed_forgiven) = (left, true);
+        (self.forgiven, self.changes.forgiven) = (left, true);
         true
     }
 
@@ -215,18 +275,49 @@ impl Watermarks {
         self.forgiven = count;
     }
 
-    /// How many gaps may still come, if that has changed since the last call.
-    pub(crate) fn take_changed_forgiven(&mut self) -> Option<u32> {
-        std::mem::take(&mut self.changed_forgiven).then_some(self.forgiven)
+    /// How many gaps may still come.
+    pub(crate) fn forgiven(&self) -> u32 {
+        self.forgiven
+    }
+
+    /// The remembered epochs of a source, in order.
+    fn epochs(&self, task: u64) -> impl DoubleEndedIterator<Item = Lane> {
+        let all = Lane::source(task, Epoch::default())..=Lane::source(task, Epoch::new(u32::MAX));
+        self.marks.range(all).map(|(lane, _)| *lane)
+    }
+
+    fn is_forgotten(&self, lane: Lane) -> bool {
+        self.forgotten.get(&lane.task).is_some_and(|until| lane.epoch <= *until)
+            || (self.epochs(lane.task).next().is_some_and(|oldest| lane.epoch < oldest.epoch)
+                && self.epochs(lane.task).count() >= REMEMBERED)
+    }
+
+    fn forget_oldest(&mut self, task: u64) {
+        let oldest = self.epochs(task).next();
+        let Some(oldest) = oldest.filter(|_| self.epochs(task).count() > REMEMBERED) else { return };
+        self.marks.remove(&oldest);
+        self.changes.marks.insert(oldest);
+        self.forgotten.insert(task, oldest.epoch);
+        self.changes.forgotten.insert(task);
     }
 
     /// From here on, records of lower epochs of the task are void.
     pub fn fence(&mut self, fence: &Fence) {
-        let epoch = Epoch::new(fence.epoch);
-        let known = self.fences.entry(fence.task).or_default();
-        if epoch > *known {
-            *known = epoch;
-            self.changed_fences.insert(fence.task);
+        self.void_below(fence.task, Epoch::new(fence.epoch));
+    }
+
+    fn void_below(&mut self, task: u64, epoch: Epoch) {
+        let known = self.fences.entry(task).or_default();
+        if epoch <= *known {
+            return;
+        }
+        *known = epoch;
+        self.changes.fences.insert(task);
+        // How far epochs were read that are void is of no use any more.
+        let void: Vec<Lane> = self.epochs(task).take_while(|lane| lane.epoch < epoch).collect();
+        for lane in void {
+            self.marks.remove(&lane);
+            self.changes.marks.insert(lane);
         }
     }
 
@@ -235,8 +326,28 @@ impl Watermarks {
         self.marks.get(&lane).copied()
     }
 
-    /// Takes in a mark that was stored.
-    pub(crate) fn restore(&mut self, lane: Lane, mark: Mark) {
+    /// The epoch below which records of the task with this hash are void.
+    pub fn fenced(&self, task: u64) -> Option<Epoch> {
+        self.fences.get(&task).copied()
+    }
+
+    /// Up to which epoch nothing is known any more of the source with this hash.
+    pub(crate) fn forgotten(&self, task: u64) -> Option<Epoch> {
+        self.forgotten.get(&task).copied()
+    }
+
+    /// Takes in a mark that was stored. When all epochs of a source were one lane, a record of a lower epoch than the last
+    /// was taken for repeated: so it stays.
+    pub(crate) fn restore(&mut self, mut lane: Lane, mark: Mark) {
+        if lane.is_source() && lane.epoch == Epoch::default() {
+            self.changes.outdated.insert(lane);
+            lane.epoch = mark.epoch;
+            if let Some(before) = mark.epoch.get().checked_sub(1) {
+                self.restore_forgotten(lane.task, Epoch::new(before));
+                self.changes.forgotten.insert(lane.task);
+            }
+            self.changes.marks.insert(lane);
+        }
         self.marks.insert(lane, mark);
     }
 
@@ -245,25 +356,14 @@ impl Watermarks {
         self.fences.insert(task, epoch);
     }
 
-    /// The marks that moved since the last call.
-    pub(crate) fn take_changed(&mut self) -> Vec<(Lane, Mark)> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().filter_map(|lane| Some((lane, *self.marks.get(&lane)?))).collect()
+    /// Takes in up to where epochs of a source were forgotten.
+    pub(crate) fn restore_forgotten(&mut self, task: u64, until: Epoch) {
+        self.forgotten.insert(task, until);
     }
 
-    /// The fences that moved since the last call.
-    pub(crate) fn take_changed_fences(&mut self) -> Vec<(u64, Epoch)> {
-        let changed = std::mem::take(&mut self.changed_fences);
-        changed.into_iter().filter_map(|task| Some((task, *self.fences.get(&task)?))).collect()
-    }
-}
-
-/// At or below the mark. A task makes the same records again in whatever epoch; a source counts anew in each.
-fn is_repeated(lane: Lane, record: Mark, last: Mark) -> bool {
-    if lane.is_source() {
-        (record.epoch, record.position) <= (last.epoch, last.position)
-    } else {
-        record.position <= last.position
+    /// What has changed since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 }
 
@@ -318,8 +418,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const TASK: Lane = Lane { task: 7, source_topic: 3, source_partition: 1 };
-    const SOURCE: Lane = Lane { task: 9, source_topic: 0, source_partition: 0 };
+    const TASK: Lane = Lane { task: 7, source_topic: 3, source_partition: 1, epoch: Epoch::new(0) };
+    const SOURCE: u64 = 9;
+
+    /// Coordinates of the first `count` records of an epoch of a source.
+    fn sent(epoch: u32, count: u64) -> Vec<Coordinates> {
+        let (epoch, mut tail) = (Epoch::new(epoch), LaneTail::default());
+        (0..count).map(|_| tail.next_of_source(Lane::source(SOURCE, epoch), epoch)).collect()
+    }
 
     /// Coordinates of what a task makes from source records 1, 2, ...: `counts` records of each.
     fn outputs(counts: &[u32], tail: &mut LaneTail, first: u64) -> Vec<Coordinates> {
@@ -328,22 +434,75 @@ mod tests {
         sources.flat_map(|(count, offset)| vec![offset; *count as usize]).map(|o| tail.next(TASK, epoch, o)).collect()
     }
 
+    /// S1: what a gateway answered counts, whichever of its processes wrote it and in whatever order they did.
     #[test]
-    fn a_source_may_begin_again_in_a_higher_epoch_only() {
+    fn s1_each_epoch_of_a_source_is_a_lane_of_its_own() {
         let mut marks = Watermarks::from_the_start();
-        let mut first = LaneTail::default();
-        let old: Vec<_> = (1..=3).map(|n| first.next(SOURCE, Epoch::new(1), n)).collect();
-        let mut second = LaneTail::default();
-        let new: Vec<_> = (1..=2).map(|n| second.next(SOURCE, Epoch::new(2), n)).collect();
-        for coordinates in old.iter().chain(&new) {
+        let (old, new) = (sent(1, 3), sent(2, 2));
+        for coordinates in old[..1].iter().chain(&new).chain(&old[1..]) {
             assert_eq!(marks.admit(coordinates), Ok(Admission::New));
         }
         for coordinates in old.iter().chain(&new) {
             assert_eq!(marks.admit(coordinates), Ok(Admission::Repeated));
         }
-        let mut third = LaneTail::after(Some(Position { offset: 2, ordinal: 0 }));
-        let lost_its_first = third.next(SOURCE, Epoch::new(3), 3);
-        assert!(matches!(marks.admit(&lost_its_first), Err(LaneError::Broken { .. })));
+        assert!(matches!(marks.admit(&sent(3, 3)[2]), Err(LaneError::Broken { .. })), "it lost its first ones");
+    }
+
+    /// P1: the number of epochs that are remembered is bounded; what is forgotten is neither read twice nor unnoticed.
+    #[test]
+    fn p1_epochs_of_a_source_are_forgotten_in_order() {
+        let mut marks = Watermarks::from_the_start();
+        let last = REMEMBERED as u32 + 2;
+        for epoch in 1..=last {
+            assert_eq!(marks.admit(&sent(epoch * 2, 1)[0]), Ok(Admission::New));
+        }
+        assert_eq!(marks.forgotten(SOURCE), Some(Epoch::new(4)));
+        for (epoch, expected) in [
+            (2, Admission::Forgotten),
+            (3, Admission::Forgotten),
+            (5, Admission::Forgotten),
+            (6, Admission::Repeated),
+            (7, Admission::New),
+            (6, Admission::Forgotten),
+        ] {
+            assert_eq!(marks.admit(&sent(epoch, 1)[0]), Ok(expected), "{epoch}");
+        }
+        assert_eq!(marks.epochs(SOURCE).count(), REMEMBERED);
+        let removed = marks.take_changes().marks.into_iter().filter(|lane| marks.mark(*lane).is_none()).count();
+        assert_eq!(removed, 3);
+    }
+
+    /// A mark that an earlier program stored: what it took for repeated stays so.
+    #[test]
+    fn s1_a_mark_without_an_epoch_still_counts() {
+        let mut marks = Watermarks::from_the_start();
+        let stored = Mark { epoch: Epoch::new(5), position: Position { offset: 2, ordinal: 0 } };
+        let lane = Lane::from_bytes(&Lane::source(SOURCE, Epoch::default()).to_bytes()[..16]).unwrap();
+        marks.restore(lane, stored);
+        for (epoch, number, expected) in [
+            (4, 1, Admission::Forgotten),
+            (5, 2, Admission::Repeated),
+            (5, 3, Admission::New),
+            (6, 1, Admission::New),
+            (5, 4, Admission::New),
+        ] {
+            assert_eq!(marks.admit(&sent(epoch, number)[number as usize - 1]), Ok(expected), "{epoch}, {number}");
+        }
+        let changes = marks.take_changes();
+        assert_eq!(changes.outdated, BTreeSet::from([lane]));
+        assert_eq!(changes.marks.len(), 2);
+        assert_eq!(marks.forgotten(SOURCE), Some(Epoch::new(4)));
+    }
+
+    #[test]
+    fn a_reader_from_the_middle_takes_lower_epochs_of_a_source_for_void() {
+        let mut marks = Watermarks::mid_stream();
+        let (old, new) = (sent(4, 9), sent(5, 4));
+        assert_eq!(marks.admit(&old[3]), Ok(Admission::New));
+        assert_eq!(marks.admit(&new[1]), Ok(Admission::New), "its beginning may lie before the reader's");
+        assert_eq!(marks.admit(&old[4]), Ok(Admission::Void));
+        marks.fence(&Fence { task: SOURCE, epoch: 6, ..Fence::default() });
+        assert!(marks.admit(&sent(6, 2)[1]).is_err(), "behind its fence it begins with its first");
     }
 
     #[test]
@@ -362,11 +521,12 @@ mod tests {
         let mut marks = Watermarks::from_the_start();
         let made = outputs(&[1, 1], &mut LaneTail::default(), 1);
         assert_eq!(marks.admit(&made[0]), Ok(Admission::New));
-        marks.fence(&Fence { task: TASK.task, epoch: 2 });
+        marks.fence(&Fence { task: TASK.task, epoch: 2, ..Fence::default() });
         assert_eq!(marks.admit(&made[1]), Ok(Admission::Void));
         let of_new_owner = Coordinates { epoch: 2, ..made[1] };
         assert_eq!(marks.admit(&of_new_owner), Ok(Admission::New));
-        assert_eq!(marks.take_changed_fences(), [(TASK.task, Epoch::new(2))]);
+        assert_eq!(marks.take_changes().fences, BTreeSet::from([TASK.task]));
+        assert_eq!(marks.fenced(TASK.task), Some(Epoch::new(2)));
     }
 
     #[test]
@@ -422,8 +582,10 @@ mod tests {
 
         #[test]
         fn marks_and_lanes_are_stored_and_read(task: u64, source_topic: u32, source_partition: u32, offset: u64, ordinal: u32) {
-            let lane = Lane { task, source_topic, source_partition };
-            prop_assert_eq!(Lane::from_bytes(&lane.to_bytes()), Some(lane));
+            let epoch = Epoch::new(ordinal);
+            for lane in [Lane::input(task, source_topic.max(1), source_partition), Lane::source(task, epoch)] {
+                prop_assert_eq!(Lane::from_bytes(&lane.to_bytes()), Some(lane));
+            }
             let mark = Mark { epoch: Epoch::new(source_topic), position: Position { offset, ordinal } };
             prop_assert_eq!(Mark::from_bytes(&mark.to_bytes()), Some(mark));
         }

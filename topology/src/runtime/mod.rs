@@ -14,7 +14,9 @@ mod handle;
 pub mod lanes;
 pub mod letters;
 mod nodes;
+mod order;
 mod outbox;
+mod owners;
 mod persist;
 mod picker;
 pub mod plan;
@@ -33,6 +35,8 @@ pub use handle::{
     RuntimeHandle, RuntimeOptions, StandbyRuntime, StartError, StopError, TableReader, TaskFailure, TopologyRuntime,
 };
 pub use nodes::state_tables;
+pub use order::ORDER_TOPIC;
+pub use owners::{OWNERS_TOPIC, OwnerError, Owners};
 pub use persist::describe;
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
 pub use producer::{EpochError, Producer, Writer, source_epoch};

@@ -7,21 +7,24 @@ use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::v1::Envelope;
-use sluice_proto::{Body, Epoch, EventTime, Head, Offset, decode, encode, encode_into, partition_of};
+use sluice_proto::{Body, Epoch, EventTime, Head, Offset, decode, encode, encode_into, hash32, partition_of};
 use sluice_state::{StateError, Tables};
 
 use super::error::TaskError;
 use super::follow::{AtEnd, Compared, Followed, Follower, Made, Recorded, damaged};
 use super::lanes::{Lane, LaneTail, Mark};
+use super::owners::{OwnerError, Owners};
 use super::persist;
+use super::plan::{StoredInput, TaskSpec};
+use super::task::Surroundings;
 use crate::operator::Key;
 
 /// Which lanes a task writes on.
 pub(crate) enum Lanes {
     /// One for each input: a record has the position of what it was made from.
     Inputs(Vec<Lane>),
-    /// One for all of them, that of a source: records are counted, anew in each epoch.
-    Source(Lane),
+    /// One for all of them, that of the source with this task hash: records are counted, anew in each epoch.
+    Source(u64),
     /// As [`Lanes::Inputs`], but what is made is forgotten.
     Discarded(Vec<Lane>),
 }
@@ -29,6 +32,7 @@ pub(crate) enum Lanes {
 /// Stored destinations of a task.
 pub(crate) struct Outbox {
     log: SharedLog,
+    /// 0 until [`Outbox::begin`].
     epoch: Epoch,
     lanes: Lanes,
     topics: Vec<Topic>,
@@ -79,8 +83,23 @@ impl Past {
 }
 
 impl Outbox {
-    pub(crate) fn new(log: SharedLog, epoch: Epoch, lanes: Lanes, follower: Option<Follower>) -> Self {
-        Self { log, epoch, lanes, topics: Vec::new(), buffer: BytesMut::new(), follower, appended: 0 }
+    fn new(log: SharedLog, lanes: Lanes, follower: Option<Follower>) -> Self {
+        Self { log, epoch: Epoch::default(), lanes, topics: Vec::new(), buffer: BytesMut::new(), follower, appended: 0 }
+    }
+
+    /// The outbox of a task with this hash on its lanes.
+    pub(crate) fn of(spec: &TaskSpec, task: u64, around: &Surroundings) -> Self {
+        if spec.is_world() {
+            return Self::new(around.log.clone(), Lanes::Source(task), None);
+        }
+        let lane = |input: &StoredInput| Lane::input(task, hash32(&input.topic), input.partition);
+        let partition = |input: &StoredInput| Partition::new(Arc::clone(&input.topic), input.partition);
+        let inputs = spec.all_inputs();
+        let followed = inputs.iter().map(|input| (partition(input), lane(input))).collect();
+        let follower = around.outputs.follower(&around.log, &spec.name, followed, around.reads.bytes);
+        let lanes = inputs.iter().map(lane).collect();
+        let lanes = if follower.is_some() { Lanes::Inputs(lanes) } else { Lanes::Discarded(lanes) };
+        Self::new(around.log.clone(), lanes, follower)
     }
 
     /// The task waits for the owner of its outputs to write them.
@@ -88,13 +107,27 @@ impl Outbox {
         self.follower.as_ref().is_some_and(|follower| follower.at_end == AtEnd::Wait)
     }
 
-    /// The task owns its outputs from here on, in this epoch; what is in the log of them by now stays compared.
-    pub(crate) fn promote(&mut self, epoch: Epoch) {
+    /// Its records are counted anew in each epoch: they depend on answers from outside.
+    pub(crate) fn is_source(&self) -> bool {
+        matches!(self.lanes, Lanes::Source(_))
+    }
+
+    /// The partitions it writes to.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let outlets = self.topics.iter().flat_map(|topic| &topic.outlets);
+        outlets.map(|outlet| outlet.partition.clone()).collect()
+    }
+
+    /// Begins an epoch of the task `name`, which it has claimed: appends its fence to every partition, durable before
+    /// this returns. The task owns its outputs from here on; what is in the log of them by now stays compared.
+    pub(crate) async fn begin(&mut self, name: &str, epoch: Epoch, owners: &Owners) -> Result<(), OwnerError> {
+        owners.fence(name, epoch, self.partitions()).await?;
         self.epoch = epoch;
         if let Some(follower) = &mut self.follower {
             follower.at_end = AtEnd::Append;
             follower.promoted = None;
         }
+        Ok(())
     }
 
     /// What was compared with the log so far.
@@ -165,7 +198,7 @@ impl Outbox {
                     let epoch = outlet.past.last(input).map_or(epoch, |mark| mark.epoch);
                     outlet.tails[input].next(lanes[input], epoch, source.get())
                 }
-                Lanes::Source(lane) => outlet.tails[0].next_of_source(*lane, epoch),
+                Lanes::Source(task) => outlet.tails[0].next_of_source(Lane::source(*task, epoch), epoch),
                 Lanes::Discarded(lanes) => {
                     outlet.moved[input] = true;
                     outlet.tails[input].next(lanes[input], epoch, source.get());
@@ -231,7 +264,7 @@ impl Outbox {
         try_join_all(appends).await.map(drop)
     }
 
-    /// Puts the ends of lanes that moved into the next commit; a source's end with its epoch.
+    /// Puts the ends of lanes that moved into the next commit; a source's ends with its epoch.
     pub(crate) fn save(&mut self, tables: &mut Tables) {
         let (Lanes::Inputs(lanes) | Lanes::Discarded(lanes)) = &self.lanes else { return };
         for outlet in self.topics.iter_mut().flat_map(|topic| &mut topic.outlets) {

@@ -1,7 +1,9 @@
 //! What the runtime commits beside the operators' rows: positions, marks, lane tails, raw records of tables.
 
+use std::collections::BTreeSet;
+
 use bytes::{Buf, Bytes};
-use sluice_proto::{Epoch, Offset};
+use sluice_proto::{Epoch, Offset, Position};
 use sluice_state::checkpoint::Facts;
 use sluice_state::{StateError, Tables};
 
@@ -52,6 +54,11 @@ pub(crate) fn load_watermarks(tables: &Tables, slot: &Slot, into: &mut Watermark
         let epoch: [u8; 4] = epoch.as_ref().try_into().map_err(|_| damaged("fence", slot))?;
         into.restore_fence(u64::from_be_bytes(task), Epoch::new(u32::from_be_bytes(epoch)));
     }
+    for (task, until) in entries(tables, "forgotten", slot)? {
+        let task: [u8; 8] = task.as_ref().try_into().map_err(|_| damaged("forgotten epoch", slot))?;
+        let until: [u8; 4] = until.as_ref().try_into().map_err(|_| damaged("forgotten epoch", slot))?;
+        into.restore_forgotten(u64::from_be_bytes(task), Epoch::new(u32::from_be_bytes(until)));
+    }
     if tables.meta(&key("mid-stream", slot, b""))?.is_some() {
         into.restore_mid_stream();
     }
@@ -72,15 +79,29 @@ pub(crate) fn save_start(tables: &mut Tables, slot: &Slot, watermarks: &Watermar
 /// Puts the position of a feed and the marks that moved into the next commit.
 pub(crate) fn save_feed(tables: &mut Tables, slot: &Slot, feed: &mut Feed) {
     tables.put_meta(&key("position", slot, b""), offset_bytes(feed.next));
-    for (lane, mark) in feed.gate.watermarks.take_changed() {
-        tables.put_meta(&key("mark", slot, &lane.to_bytes()), mark.to_bytes());
+    let watermarks = &mut feed.gate.watermarks;
+    let changes = watermarks.take_changes();
+    for lane in changes.outdated {
+        tables.delete_meta(&key("mark", slot, &lane.to_bytes()[..16]));
     }
-    for (task, epoch) in feed.gate.watermarks.take_changed_fences() {
-        let epoch = Bytes::copy_from_slice(&epoch.get().to_be_bytes());
-        tables.put_meta(&key("fence", slot, &task.to_be_bytes()), epoch);
+    for lane in changes.marks {
+        let key = key("mark", slot, &lane.to_bytes());
+        match watermarks.mark(lane) {
+            Some(mark) => tables.put_meta(&key, mark.to_bytes()),
+            None => tables.delete_meta(&key),
+        }
     }
-    if let Some(count) = feed.gate.watermarks.take_changed_forgiven() {
-        tables.put_meta(&key("forgiven", slot, b""), Bytes::copy_from_slice(&count.to_be_bytes()));
+    let epochs = |what: &str, tasks: BTreeSet<u64>, epoch: &dyn Fn(u64) -> Option<Epoch>, tables: &mut Tables| {
+        for (task, epoch) in tasks.into_iter().filter_map(|task| Some((task, epoch(task)?))) {
+            let epoch = Bytes::copy_from_slice(&epoch.get().to_be_bytes());
+            tables.put_meta(&key(what, slot, &task.to_be_bytes()), epoch);
+        }
+    };
+    epochs("fence", changes.fences, &|task| watermarks.fenced(task), tables);
+    epochs("forgotten", changes.forgotten, &|task| watermarks.forgotten(task), tables);
+    if changes.forgiven {
+        let count = Bytes::copy_from_slice(&watermarks.forgiven().to_be_bytes());
+        tables.put_meta(&key("forgiven", slot, b""), count);
     }
 }
 
@@ -123,18 +144,17 @@ pub(crate) fn save_epoch(tables: &mut Tables, epoch: Epoch) {
     tables.put_meta(b"epoch", Bytes::copy_from_slice(&epoch.get().to_be_bytes()));
 }
 
-/// The batch a task with several inputs had begun: it reads `slot` up to this offset.
-pub(crate) fn intent(tables: &Tables) -> Result<Option<(String, Offset)>, StateError> {
-    let Some(bytes) = tables.meta(b"intent")? else { return Ok(None) };
-    let parsed = bytes.split_last_chunk::<8>().and_then(|(slot, until)| {
-        Some((std::str::from_utf8(slot).ok()?.to_owned(), Offset::new(u64::from_be_bytes(*until))))
-    });
-    parsed.map(Some).ok_or_else(|| damaged("intent", "task"))
+/// How far the order of inputs is committed: the offset behind the last turn, and the epoch it was taken in.
+pub(crate) fn order(tables: &Tables) -> Result<Option<(Offset, Epoch)>, StateError> {
+    let Some(bytes) = tables.meta(b"order")? else { return Ok(None) };
+    let mark = Mark::from_bytes(&bytes).ok_or_else(|| damaged("order", "task"))?;
+    Ok(Some((Offset::new(mark.position.offset), mark.epoch)))
 }
 
-/// Puts the intent to read `slot` up to `until` into the next commit.
-pub(crate) fn save_intent(tables: &mut Tables, slot: &Slot, until: Offset) {
-    tables.put_meta(b"intent", [slot.as_bytes(), &until.get().to_be_bytes()].concat().into());
+/// Puts how far the order of inputs has been taken into the next commit.
+pub(crate) fn save_order(tables: &mut Tables, (next, epoch): (Offset, Epoch)) {
+    let position = Position { offset: next.get(), ordinal: 0 };
+    tables.put_meta(b"order", Mark { epoch, position }.to_bytes());
 }
 
 /// Whether the dead letter with this number has been processed again.

@@ -144,6 +144,13 @@ impl TaskSpec {
         })
     }
 
+    /// Whether what it writes may depend on which of its inputs it reads first: the order is written down then.
+    pub(super) fn depends_on_order(&self) -> bool {
+        let mut wires = self.operators.iter().flat_map(|operator| &operator.outputs).flat_map(|wire| &wire.to);
+        let writes = wires.any(|to| matches!(to, Destination::Topic { .. }));
+        writes && !self.is_world() && self.all_inputs().len() > 1
+    }
+
     /// How the task is wired, as far as the meaning of its state depends on it: inputs, operators, direct edges and
     /// tables. It is part of the state's lineage. Stored outputs are not in it: a port may get one more reader without
     /// making the state foreign.

@@ -16,7 +16,7 @@ use super::lanes::{Lane, LaneTail};
 /// so that readers notice a missing one and drop a repeated one. Shared by reference between threads; who writes from
 /// one thread a partition takes the writers out of it.
 ///
-/// There must be one producer for a task name and topic in an epoch: take the epoch from [`source_epoch`].
+/// There must be one producer for a task name and topic in an epoch: take the epoch from [`super::Owners::claim`].
 pub struct Producer {
     partitions: Vec<Mutex<Writer>>,
     log: SharedLog,
@@ -72,7 +72,7 @@ impl Producer {
     /// A producer to `topic`, which has this many partitions, for the source `task_name` in its `epoch`.
     pub fn new(log: SharedLog, topic: &str, partitions: u32, task_name: &str, epoch: Epoch) -> Self {
         let topic: Arc<str> = topic.into();
-        let lane = Lane::source(hash64(task_name));
+        let lane = Lane::source(hash64(task_name), epoch);
         let writer = |number| Writer {
             partition: Partition::new(Arc::clone(&topic), number),
             lane,

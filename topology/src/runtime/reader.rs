@@ -80,7 +80,7 @@ pub(crate) struct Gate {
     pub(crate) partition: Partition,
     pub(crate) watermarks: Watermarks,
     log_uuid: [u8; 16],
-    /// Repeated and void records dropped so far.
+    /// Repeated, void and forgotten records dropped so far.
     pub(crate) dropped: u64,
 }
 
@@ -136,9 +136,18 @@ impl Gate {
         };
         match self.watermarks.admit(from) {
             Ok(Admission::New) => Ok(Some(Admitted { offset, raw, envelope })),
+            Ok(Admission::Forgotten) => {
+                self.dropped += 1;
+                tracing::error!(
+                    partition = %self.partition, %offset, epoch = from.epoch,
+                    "dropped a record of a process that has had too many successors to tell whether it was read: \
+                     find out which process still runs, and stop it"
+                );
+                Ok(None)
+            }
             Ok(admission) => {
                 self.dropped += 1;
-                tracing::debug!(partition = %self.partition, %offset, ?admission, "dropped a record that was read before");
+                tracing::debug!(partition = %self.partition, %offset, ?admission, "dropped a record that was read before or does not count");
                 Ok(None)
             }
             Err(error) => Err(ReadError::Lane { partition: self.partition.clone(), offset, error }),

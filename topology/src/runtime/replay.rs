@@ -18,6 +18,7 @@ use super::error::TaskError;
 use super::feed::Reads;
 use super::follow::{Compared, Outputs};
 use super::handle::{RuntimeOptions, TaskFailure, panic_message};
+use super::owners::Owners;
 use super::plan::TaskSpec;
 use super::task::{Surroundings, Task};
 use crate::operator::Externals;
@@ -99,6 +100,8 @@ impl Replay {
             log: Arc::clone(&self.log),
             env: self.env.clone(),
             externals: Arc::clone(&self.externals),
+            // Nobody is replaced by a replay: it claims nothing.
+            owners: Owners::new(self.log.clone(), [0; 16]),
             network: self.network.clone(),
             options: RuntimeOptions::default(),
             outputs: match self.check {
@@ -152,6 +155,7 @@ async fn replay(
     loop {
         let mut task = Task::open(spec, around).await?;
         task.check_starts().await?;
+        task.read_order().await?;
         let left: u64 =
             task.inputs.iter().zip(&ends).map(|(input, end)| end.get().saturating_sub(input.feed.next.get())).sum();
         progress.total.fetch_add(left, Ordering::Relaxed);
@@ -234,8 +238,14 @@ impl Task {
     ) -> Result<(), TaskError> {
         loop {
             self.gather(ends).await?;
-            let Some(input) = self.earliest(ends) else { break };
-            let mut records = self.inputs[input].feed.take(Some(ends[input]));
+            let Some((input, until)) = self.turn().or_else(|| Some((self.earliest(ends)?, Offset::new(u64::MAX))))
+            else {
+                break;
+            };
+            if self.inputs[input].feed.next >= ends[input] {
+                break;
+            }
+            let mut records = self.inputs[input].feed.take(Some(ends[input].min(until)));
             if let Some(time) = time
                 && let Some(first) = records.iter().position(|record| is_later(record, time))
             {

@@ -1,5 +1,6 @@
 //! A task at work: read, process, append, flush, commit.
 
+mod ownership;
 mod refusal;
 mod stop;
 
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use sluice_failpoints::Point;
 use sluice_log::{Partition, Record, SharedLog};
-use sluice_proto::{Body, Epoch, EventTime, Offset, hash32, hash64};
+use sluice_proto::{Body, EventTime, Offset, hash64};
 use sluice_state::{Lineage, StateEnv, Tables};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -20,23 +21,20 @@ use super::broadcast::{Broadcast, open_tables};
 use super::error::TaskError;
 use super::feed::{Feed, Reads};
 use super::follow::Outputs;
-use super::lanes::{Lane, Watermarks};
+use super::lanes::Watermarks;
 use super::letters::Letters;
 use super::nodes::{self, Node, Route};
-use super::outbox::{Lanes, Outbox};
+use super::order::Order;
+use super::outbox::Outbox;
+use super::owners::{Owners, Tenure};
 use super::persist;
 use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
 use super::reader::Admitted;
 use super::status::Shared;
-use super::world;
 use crate::operator::{Emission, Externals, Input, InputPosition, Key, Lookups, OperatorError, Source};
 use stop::{drain_over, interrupted};
 
-/// Tasks are owned statically: there is one owner, and it keeps its epoch, so that what it repeats after a crash is the
-/// same to the byte. A new owner would take the next one. A task that cannot repeat its outputs takes a new epoch at
-/// each opening instead (see [`world`]).
-const EPOCH: Epoch = Epoch::new(1);
 /// One in this many records has its operators' time taken.
 const TIMED_ONE_IN: u64 = 16;
 
@@ -48,6 +46,7 @@ pub(crate) struct Surroundings {
     pub(crate) log: SharedLog,
     pub(crate) env: StateEnv,
     pub(crate) externals: Arc<Externals>,
+    pub(crate) owners: Arc<Owners>,
     pub(crate) network: String,
     pub(crate) options: super::RuntimeOptions,
     pub(crate) outputs: Outputs,
@@ -58,6 +57,11 @@ pub(crate) struct Surroundings {
 pub(crate) struct Task {
     /// As people see it.
     name: String,
+    /// Its name in claims and fences.
+    identity: String,
+    owners: Arc<Owners>,
+    /// Its epoch; none until it has taken one, or while another process has it.
+    tenure: Option<Tenure>,
     pub(super) tables: Tables,
     lookups: Lookups,
     broadcasts: Vec<Broadcast>,
@@ -65,8 +69,8 @@ pub(crate) struct Task {
     nodes: Vec<Node>,
     pub(super) outbox: Outbox,
     picker: Picker,
-    /// A batch that was begun before the last crash: it comes first, and reads as far as it did then.
-    unfinished: Option<(usize, Offset)>,
+    /// Where what it makes may depend on the order of its inputs: that order.
+    order: Option<Order>,
     table_timeout: Duration,
     linger: Duration,
     /// When the oldest record that is processed and not committed was begun with, and how many there are.
@@ -114,8 +118,18 @@ enum Work {
 }
 
 impl Task {
-    /// Opens the task's state and brings everything to where it was committed.
+    /// Opens the task and, unless it follows another owner, takes it over from whoever had it.
     pub(crate) async fn open(spec: &TaskSpec, around: &Surroundings) -> Result<Self, TaskError> {
+        let mut task = Self::prepare(spec, around).await?;
+        if matches!(around.outputs, Outputs::Own) {
+            task.take_over().await?;
+        }
+        Ok(task)
+    }
+
+    /// Opens the task's state and brings everything to where it was committed. Nothing may be appended by it before
+    /// [`Task::take_over`].
+    async fn prepare(spec: &TaskSpec, around: &Surroundings) -> Result<Self, TaskError> {
         let lineage = Lineage { task: spec.name.clone(), log_uuid: around.log.uuid(), wiring: spec.wiring() };
         let state_tables = nodes::state_tables(spec);
         let mut tables = around.env.open(state_tables, &lineage)?;
@@ -125,14 +139,12 @@ impl Task {
             inputs.push(TaskInput::open(input, around, &tables).await?);
         }
         let task_hash = hash64(&spec.name);
-        let mut outbox = outbox(spec, task_hash, around, &mut tables).await?;
+        let mut outbox = Outbox::of(spec, task_hash, around);
         let letters = refusal::open_letters(spec, &tables, &mut outbox)?;
         let nodes = nodes::build(spec, &around.network, &around.externals, &tables, &mut outbox)?;
         let (lookups, broadcasts) = open_tables(spec, around, &mut tables).await?;
-        let unfinished = persist::intent(&tables)?.and_then(|(slot, until)| {
-            let input = inputs.iter().position(|input: &TaskInput| input.slot == slot)?;
-            (inputs[input].feed.next < until).then_some((input, until))
-        });
+        let order = spec.depends_on_order();
+        let order = order.then(|| Order::load(&all_inputs, task_hash, &around.log, &tables)).transpose()?;
         let priority = all_inputs.iter().map(|input| input.priority).collect();
         let of_inputs = inputs.iter().map(|input| (&input.feed, None));
         let of_tables = broadcasts.iter().map(|broadcast| (&broadcast.feed, Some(broadcast.kind)));
@@ -141,6 +153,9 @@ impl Task {
         shared.owner.send_replace(!outbox.is_standby());
         Ok(Self {
             name: spec.shown.clone(),
+            identity: spec.name.clone(),
+            owners: Arc::clone(&around.owners),
+            tenure: None,
             tables,
             lookups,
             broadcasts,
@@ -148,7 +163,7 @@ impl Task {
             nodes,
             outbox,
             picker: Picker::new(priority, around.options.starvation_bound),
-            unfinished,
+            order,
             table_timeout: around.options.table_timeout,
             linger: around.options.linger,
             uncommitted: None,
@@ -211,6 +226,12 @@ impl Task {
     /// Returns once there is something to do.
     pub(super) async fn wait(&mut self) -> Result<(), TaskError> {
         poll_fn(|cx| {
+            if let Some(tenure) = &mut self.tenure {
+                let ended = tenure.poll_ended(cx).map_err(TaskError::from);
+                if let Err(error) = ended.and_then(|by| self.judge(by)) {
+                    return Poll::Ready(Err(error));
+                }
+            }
             let mut ready = false;
             let inputs = self.inputs.iter_mut().map(|input| &mut input.feed);
             for feed in self.broadcasts.iter_mut().map(|broadcast| &mut broadcast.feed).chain(inputs) {
@@ -245,7 +266,7 @@ impl Task {
         let count = before + records.len();
         self.process(input, records).await?;
         self.uncommitted = Some((since, count));
-        // With several inputs each batch is remembered before it is begun (see `next_batch`), and so must be committed.
+        // Of several inputs, each batch is a turn of its own where their order counts (see `order`).
         let may_wait = self.inputs.len() == 1 && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
         if may_wait && since.elapsed() < self.linger { Ok(()) } else { self.finish().await }
     }
@@ -260,42 +281,53 @@ impl Task {
         Ok(applied)
     }
 
+    /// Where the order of inputs counts and is written down: whose turn was next, and up to where.
+    pub(super) fn turn(&mut self) -> Option<(usize, Offset)> {
+        let inputs = &self.inputs;
+        self.order.as_mut()?.again(|input| inputs[input].feed.next)
+    }
+
+    /// Reads the order of inputs that is written down, without taking the task over.
+    pub(super) async fn read_order(&mut self) -> Result<(), TaskError> {
+        match &mut self.order {
+            Some(order) => order.read().await,
+            None => Ok(()),
+        }
+    }
+
     /// The next batch: one input's, so that what a task with several has done can be told by an offset.
     pub(super) fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
-        if let Some((input, until)) = self.unfinished {
-            if self.inputs[input].feed.next < until {
-                let records = self.inputs[input].feed.take(Some(until));
-                return Ok((!records.is_empty()).then_some((input, records)));
-            }
-            self.unfinished = None;
+        if let Some((input, until)) = self.turn() {
+            let records = self.inputs[input].feed.take(Some(until));
+            return Ok((!records.is_empty()).then_some((input, records)));
         }
         let ready: Vec<bool> = self.inputs.iter().map(|input| input.feed.is_ready()).collect();
         let Some(input) = self.picker.pick(&ready) else { return Ok(None) };
         let records = self.inputs[input].feed.take(None);
-        // With several inputs the order between them is a matter of timing. It is remembered before anything is
-        // written, so that after a crash the same batch comes again and makes the same outputs (invariant S2).
-        if self.inputs.len() > 1
-            && let Some(last) = records.last()
-        {
-            persist::save_intent(&mut self.tables, &self.inputs[input].slot, last.offset.next());
-            self.tables.commit()?;
+        if let (Some(order), Some(last)) = (&mut self.order, records.last()) {
+            order.take(input, last.offset.next());
         }
         Ok(Some((input, records)))
     }
 
-    /// What has been processed, from its outputs to its commit.
+    /// What has been processed, from its outputs to its commit. In between it looks whether the task is still its own:
+    /// what it commits must not be behind the fence of another owner (see [`super::owners`]).
     pub(super) async fn finish(&mut self) -> Result<(), TaskError> {
         sluice_failpoints::check(Point::OutputsBefore)?;
         while !self.append().await? {
             self.promote().await?;
         }
         sluice_failpoints::check(Point::OutputsAfter)?;
+        self.still_owned().await?;
         self.flush()?;
         self.commit()
     }
 
-    /// Makes the outputs of the batch durable, or finds them in the log. `false`: the task is to become their owner.
+    /// Makes the outputs of the batch durable behind the turn that they were made in, or finds them in the log. `false`: the task is to become their owner.
     pub(super) async fn append(&mut self) -> Result<bool, TaskError> {
+        if let Some(order) = &mut self.order {
+            order.append().await?;
+        }
         let ends: Vec<Offset> = self.inputs.iter().map(|input| input.feed.next).collect();
         self.outbox.append(&ends).await
     }
@@ -312,7 +344,7 @@ impl Task {
         for feed in inputs.chain(self.broadcasts.iter().map(|broadcast| &broadcast.feed)) {
             feed.check_position().await?;
         }
-        self.outbox.promote(EPOCH);
+        self.take_over().await?;
         tracing::info!(task = %self.name, compared = self.outbox.compared().same, "owns its outputs now");
         self.shared.owner.send_replace(true);
         Ok(())
@@ -467,6 +499,9 @@ impl Task {
             }
         }
         self.outbox.save(&mut self.tables);
+        if let Some(order) = &self.order {
+            order.save(&mut self.tables);
+        }
         sluice_failpoints::check(Point::CommitBefore)?;
         self.tables.commit()?;
         sluice_failpoints::check(Point::CommitAfter)?;
@@ -525,22 +560,4 @@ impl TaskInput {
         let Source { topic, partition, .. } = &self.source;
         InputPosition { topic: Arc::clone(topic), partition: *partition, next: self.feed.next }
     }
-}
-
-/// The outbox of a task on its lanes, in its epoch.
-async fn outbox(spec: &TaskSpec, task: u64, around: &Surroundings, tables: &mut Tables) -> Result<Outbox, TaskError> {
-    let log = around.log.clone();
-    if spec.is_world() {
-        let epoch = world::take_epoch(spec, task, &log, tables).await?;
-        return Ok(Outbox::new(log, epoch, Lanes::Source(Lane::source(task)), None));
-    }
-    let lane =
-        |input: &StoredInput| Lane { task, source_topic: hash32(&input.topic), source_partition: input.partition };
-    let partition = |input: &StoredInput| Partition::new(Arc::clone(&input.topic), input.partition);
-    let inputs = spec.all_inputs();
-    let followed = inputs.iter().map(|input| (partition(input), lane(input))).collect();
-    let follower = around.outputs.follower(&log, &spec.name, followed, around.reads.bytes);
-    let lanes = inputs.iter().map(lane).collect();
-    let lanes = if follower.is_some() { Lanes::Inputs(lanes) } else { Lanes::Discarded(lanes) };
-    Ok(Outbox::new(log, EPOCH, lanes, follower))
 }

@@ -1,57 +1,28 @@
-//! Epochs of tasks whose outputs depend on answers from outside (docs/adr/0010).
-//!
-//! Such a task cannot repeat what it wrote before a crash. It writes as a source does: in a new epoch at each opening,
-//! so that readers take what it writes then for new records and miss none of the old ones.
+//! Epochs of tasks that wrote in a new one at each opening before epochs were claimed (docs/adr/0010 and 0014): they are
+//! found in what the task wrote. Readers would take records of a lower epoch for void or forgotten.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::{Epoch, Offset, decode};
-use sluice_state::Tables;
 
-use super::error::TaskError;
-use super::persist;
-use super::plan::{Destination, TaskSpec};
 use super::reader::{READ_BYTES, ReadError};
 
 /// How many offsets of a partition are looked at first, from its end; twice as many each time nothing was found.
 const FIRST_LOOK: u64 = 256;
 
-/// The next epoch of the task with this hash, durable in its state before it is returned: no epoch is ever used twice.
-///
-/// It is above the last one in the state, and above those of the task's records in the log: a state that was lost, or
-/// restored from an older copy, does not make readers drop new records as repeated.
-pub(crate) async fn take_epoch(
-    spec: &TaskSpec,
-    task: u64,
-    log: &SharedLog,
-    tables: &mut Tables,
-) -> Result<Epoch, TaskError> {
-    let mut last = persist::epoch(tables)?.unwrap_or_default();
-    for partition in outputs(spec) {
-        last = last.max(newest_epoch(task, &partition, log).await?);
+/// The highest epoch of the task with this hash among its newest records in these partitions; 0 if there are none.
+pub(crate) async fn newest_epoch(task: u64, partitions: Vec<Partition>, log: &SharedLog) -> Result<Epoch, ReadError> {
+    let mut newest = Epoch::default();
+    for partition in partitions {
+        newest = newest.max(newest_of(task, &partition, log).await?);
     }
-    let epoch = last.next().ok_or_else(|| TaskError::Epochs { task: spec.shown.clone(), last })?;
-    persist::save_epoch(tables, epoch);
-    tables.commit()?;
-    tables.sync()?;
-    Ok(epoch)
-}
-
-/// The partitions that the task writes to.
-fn outputs(spec: &TaskSpec) -> Vec<Partition> {
-    let wires = spec.operators.iter().flat_map(|operator| &operator.outputs).flat_map(|wire| &wire.to);
-    let partitions = wires.filter_map(|destination| match destination {
-        Destination::Topic { topic, partitions } => Some((topic, *partitions)),
-        Destination::Direct(_) => None,
-    });
-    partitions.flat_map(|(topic, count)| (0..count).map(|number| Partition::new(Arc::clone(topic), number))).collect()
+    Ok(newest)
 }
 
 /// The highest epoch among the task's newest records in the partition; 0 if it has none there. Epochs grow along a
 /// partition, so older records need not be looked at.
-async fn newest_epoch(task: u64, partition: &Partition, log: &SharedLog) -> Result<Epoch, ReadError> {
+async fn newest_of(task: u64, partition: &Partition, log: &SharedLog) -> Result<Epoch, ReadError> {
     let bounds = log.bounds(partition).await.map_err(|error| ReadError::Log {
         partition: partition.clone(),
         offset: Offset::ZERO,

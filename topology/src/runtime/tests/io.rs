@@ -127,7 +127,7 @@ async fn records_of_an_owner_that_was_replaced_are_void() {
     let task = sluice_proto::hash64("stratumd");
     let old = producer(&log, "share.submissions", 1);
     old.append(0, vec![(at(1), share(1, 1, 1, 0))]).await.unwrap();
-    let fence = Envelope::new(at(1), Coordinates::default(), Body::Fence(Fence { task, epoch: 2 }));
+    let fence = Envelope::new(at(1), Coordinates::default(), Body::Fence(Fence { task, epoch: 2, ..Fence::default() }));
     append_raw(&log, "share.submissions", &fence).await;
     old.append(0, vec![(at(1), share(1, 1, 2, 0))]).await.unwrap();
     producer(&log, "share.submissions", 2).append(0, vec![(at(1), share(1, 1, 3, 0))]).await.unwrap();

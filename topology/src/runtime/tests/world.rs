@@ -8,7 +8,21 @@ use crate::operator::BuildContext;
 
 /// What the world answers: so many records come of each tick, and each bears the number.
 #[derive(Clone, Default)]
-struct Answer(Arc<AtomicU32>);
+pub(super) struct Answer(Arc<AtomicU32>);
+
+impl Answer {
+    /// From now on the world answers this.
+    pub(super) fn is(&self, number: u32) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+}
+
+/// Surroundings with the answer lent to the tasks.
+pub(super) fn lent(around: task::Surroundings, answer: &Answer) -> task::Surroundings {
+    let mut externals = Externals::default();
+    externals.insert(answer.clone());
+    task::Surroundings { externals: Arc::new(externals), ..around }
+}
 
 struct Asks(Answer);
 
@@ -44,7 +58,7 @@ fn build(cx: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
     Ok(Box::new(Asks(answer.ok_or_else(|| OperatorError::Setting("no answer is lent".into()))?)))
 }
 
-fn asks() -> TaskSpec {
+pub(super) fn asks() -> TaskSpec {
     let inputs = vec![stored("share.submissions", 0, "in", false), stored("share.urgent", 0, "urgent", true)];
     let to = vec![wire("out", vec![topic("share.valid")])];
     task("asks.0", inputs, vec![operator("asks", &ASKS, to)], vec![])
@@ -68,15 +82,11 @@ impl World {
     }
 
     async fn open(&self) -> Task {
-        let mut externals = Externals::default();
-        externals.insert(self.answer.clone());
-        let around = task::Surroundings { externals: Arc::new(externals), ..around(&self.log, &self.env) };
-        Task::open(&asks(), &around).await.unwrap()
+        Task::open(&asks(), &lent(around(&self.log, &self.env), &self.answer)).await.unwrap()
     }
 
-    /// From now on the world answers this.
     fn answers(&self, number: u32) {
-        self.answer.0.store(number, Ordering::Relaxed);
+        self.answer.is(number);
     }
 
     async fn tick(&self, topic: &str, offset: u64) {
@@ -232,9 +242,7 @@ async fn p1_without_an_epoch_left_the_task_does_not_open() {
         .append(1, vec![(at(1), tick())])
         .await
         .unwrap();
-    let mut externals = Externals::default();
-    externals.insert(world.answer.clone());
-    let around = task::Surroundings { externals: Arc::new(externals), ..around(&world.log, &world.env) };
+    let around = lent(around(&world.log, &world.env), &world.answer);
     let error = Task::open(&asks(), &around).await.err().unwrap().to_string();
     assert!(error.contains("no epoch left above 4294967295"), "{error}");
 }

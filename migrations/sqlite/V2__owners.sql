@@ -1,0 +1,6 @@
+-- Who writes the ledger: the highest epoch of each task that has (docs/adr/0014). Its row is taken by each transaction.
+-- The twin for PostgreSQL is ../postgres/V2__owners.sql; change both.
+CREATE TABLE owners (
+    task  TEXT NOT NULL PRIMARY KEY,
+    epoch INTEGER NOT NULL CHECK (epoch >= 0)
+) STRICT;
