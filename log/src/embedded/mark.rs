@@ -1,10 +1,9 @@
 //! The durable mark: how far the log was durable, written beside it after each commit.
 //!
 //! Recovery takes the first broken record of the write-ahead log for its end. After a crash that is right; after damage
-//! to an older part of the file it would silently forget acknowledged records. Where a file ends for recovery in its
-//! middle it even goes on with the next one, so that one partition has lost records and another has its newest. So the
-//! mark holds the newest write and the end of each partition: a log that has recovered less than its mark has lost
-//! something.
+//! to an older part of the file it would silently forget acknowledged records. So it is with the manifest: one flipped bit in
+//! the length of a record of it, and everything behind is taken for cut off, tables, partitions and topics. So the mark
+//! holds the newest write and the end of each partition: a log that has recovered less than its mark has lost something.
 //!
 //! The mark is written after each sync and is itself never synced: it may be behind after a loss of power, but never
 //! ahead. A mark that is damaged or gone is no mark: the log is sound without it, only damage to it may go unseen.

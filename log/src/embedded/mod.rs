@@ -13,6 +13,7 @@
 
 mod appender;
 mod follower;
+mod manifest;
 mod mark;
 mod metrics;
 mod queue;
@@ -60,7 +61,7 @@ pub struct EmbeddedOptions {
     pub tail_bytes: usize,
     /// Bytes of all memtables. 256 MiB.
     pub write_buffer_bytes: usize,
-    /// Bytes of the write-ahead log; opening after a crash reads at most about that much. 512 MiB.
+    /// Bytes of the write-ahead log; opening after a crash reads at most about that much. 128 MiB.
     pub wal_bytes: u64,
     /// Block cache shared with other databases of the process; if `None` the log has its own.
     pub block_cache: Option<rocksdb::Cache>,
@@ -81,7 +82,7 @@ impl EmbeddedOptions {
             group_bytes: 4 << 20,
             tail_bytes: 4 << 20,
             write_buffer_bytes: 256 << 20,
-            wal_bytes: 512 << 20,
+            wal_bytes: 128 << 20,
             block_cache: None,
             block_cache_bytes: 32 << 20,
             compress: false,
@@ -192,7 +193,8 @@ fn check_mark(store: &Store, slots: &HashMap<Partition, Arc<Slot>>) -> Result<Ma
         let what = match ends.get(&name) {
             Some((_, next)) if *next >= marked => continue,
             Some((partition, next)) => format!("{partition} ends before offset {next}, and had ended before {marked}"),
-            None => format!("a partition that had ended before offset {marked} is missing"),
+            // Its records are there; what says that it belongs to a topic is not.
+            None => format!("the topic of a partition that had ended before offset {marked} is missing"),
         };
         return Err(store::lost(store.dir(), &what));
     }

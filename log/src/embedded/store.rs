@@ -7,6 +7,7 @@
 //!
 //! The genesis record stands apart so that whole files of a partition can be removed from its beginning.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use rocksdb::{
     BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBRawIteratorWithThreadMode, DBWithThreadMode, FlushOptions,
     IteratorMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use sluice_proto::hash64;
 
 use super::mark::Marked;
 use super::{EmbeddedOptions, tuning};
@@ -66,10 +68,13 @@ impl Store {
         let mut db_options = tuning::database(options);
         db_options.create_if_missing(families.is_none());
         let names = families.unwrap_or_else(|| vec![DEFAULT.into()]);
+        let marked = Marked::read(&dir);
+        // RocksDB removes the files of what is not in its manifest, so this comes first.
+        check_names(&dir, &names, &marked)?;
         let descriptors = descriptors(&names, &partition_options, options.write_buffer_bytes);
         let db = Database::open_cf_descriptors(&db_options, &dir, descriptors).map_err(|e| open_error(&dir, &e))?;
-        // Before anything is looked for in what was recovered: what is missing may look like another program's.
-        let (recovered, marked) = (db.latest_sequence_number(), Marked::read(&dir).sequence);
+        // Before anything is looked for in what was recovered: a log without its beginning looks like a new one.
+        let (recovered, marked) = (db.latest_sequence_number(), marked.sequence);
         if recovered < marked {
             let what = format!("it recovered up to write {recovered} but had acknowledged write {marked}");
             return Err(lost(&dir, &what));
@@ -381,11 +386,21 @@ fn existing(dir: &Path) -> Result<Option<Vec<String>>, LogError> {
     if !dir.join("CURRENT").exists() {
         return Ok(None);
     }
+    super::manifest::check(dir)?;
     let names = Database::list_cf(&Options::default(), dir).map_err(|e| open_error(dir, &e))?;
     if names.iter().any(|name| name != DEFAULT && !name.contains('/')) {
         return Err(not_a_log(dir));
     }
     Ok(Some(names))
+}
+
+/// Refuses a log whose manifest lacks a partition that the mark has: it is cut or its middle is taken for its end.
+fn check_names(dir: &Path, names: &[String], marked: &Marked) -> Result<(), LogError> {
+    let found: HashSet<u64> = names.iter().map(|name| hash64(name)).collect();
+    match marked.heads.iter().find(|(name, _)| !found.contains(name)) {
+        None => Ok(()),
+        Some((_, next)) => Err(lost(dir, &format!("a partition that had ended before offset {next} is missing"))),
+    }
 }
 
 /// The error of a log that has recovered less than it had acknowledged.

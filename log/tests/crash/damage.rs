@@ -1,8 +1,9 @@
 //! Files of a log are damaged, as a disk might: a flipped byte, a cut, a file that is gone. Either opening or reading
 //! says so and where, or all that was acknowledged is read as it was written (invariant P1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ const TOPICS: [(&str, u32); 2] = [("busy", 2), ("quiet", 1)];
 /// What the files of a log are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
-    /// Some kilobytes, many write-ahead logs: flushed all together, and recycled.
+    /// Some kilobytes; the newest write-ahead log is a recycled one.
     Small,
     /// A megabyte and more: one partition is in tables, the others only in the write-ahead log that it shared with them.
     Uneven,
@@ -32,13 +33,10 @@ enum Shape {
     Closed,
 }
 
-/// Appends to the busy partition.
-const ROUNDS: u8 = 27;
-
 impl Shape {
     /// Records of an append to the busy partition, and the bytes of each.
     fn busy(self) -> (usize, usize) {
-        if self == Shape::Uneven { (64, 1_000) } else { (2, 150) }
+        if self == Shape::Uneven { (64, 1_000) } else { (2, 750) }
     }
 
     /// Behind this round so much has been written that something is flushed; the next rounds find its results.
@@ -52,7 +50,7 @@ const SHAPES: [Shape; 3] = [Shape::Small, Shape::Uneven, Shape::Closed];
 fn options(dir: &Path, shape: Shape) -> EmbeddedOptions {
     let mut options = EmbeddedOptions::new(dir);
     options.write_buffer_bytes = 1 << 20;
-    options.wal_bytes = if shape == Shape::Uneven { 64 << 20 } else { 1 << 10 };
+    options.wal_bytes = if shape == Shape::Uneven { 64 << 20 } else { 10 << 10 };
     options.tail_bytes = 0;
     options
 }
@@ -66,18 +64,24 @@ pub async fn write(dir: &Path) -> ExitCode {
         log.create_topic(&TopicSpec { name: name.into(), partitions, retention: Retention::default() }).await.unwrap();
     }
     let busy = Partition::new("busy", 0);
-    let mut table = 0;
-    for round in 0..ROUNDS {
+    let (mut files, mut rounds, mut left) = (Files::default(), 0, None);
+    while left != Some(0) {
+        assert!(rounds < 200, "{shape:?}: no write-ahead log was recycled");
         let (count, size) = shape.busy();
-        log.append(&busy, records(round, count, size)).await.unwrap();
-        if round % 3 == 1 {
-            log.append(&Partition::new("busy", 1), records(round, 1, 40)).await.unwrap();
-            log.append(&Partition::new("quiet", 0), records(round, 1, 50)).await.unwrap();
+        log.append(&busy, records(rounds, count, size)).await.unwrap();
+        if rounds % 3 == 1 {
+            log.append(&Partition::new("busy", 1), records(rounds, 1, 40)).await.unwrap();
+            log.append(&Partition::new("quiet", 0), records(rounds, 1, 50)).await.unwrap();
         }
-        if shape.flushes(round) {
-            table = wait_for_table(dir, table);
+        if shape.flushes(rounds) {
+            files.wait_for_table(dir);
         }
+        // Three rounds more, so that much less is new in a recycled file than old.
+        let ready = if shape == Shape::Uneven { rounds == 18 } else { files.recycled(dir) };
+        left = left.map(|left: u8| left - 1).or(ready.then_some(3));
+        rounds += 1;
     }
+    println!("{rounds}");
     if shape == Shape::Closed {
         log.close().unwrap();
         return ExitCode::SUCCESS;
@@ -85,18 +89,42 @@ pub async fn write(dir: &Path) -> ExitCode {
     std::process::abort()
 }
 
-/// Waits until there is a table of a higher number; the highest.
-fn wait_for_table(dir: &Path, before: u64) -> u64 {
-    let begun = Instant::now();
-    loop {
-        let names = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-        let newest = names.filter_map(|name| name.strip_suffix(".sst")?.parse().ok()).max().unwrap_or_default();
-        if newest > before {
-            return newest;
+/// What a writer has seen of its log's files.
+#[derive(Default)]
+struct Files {
+    /// The highest number of a table.
+    table: u64,
+    /// Names of write-ahead logs, by inode.
+    logs: HashMap<u64, String>,
+}
+
+impl Files {
+    /// Waits until there is a table of a higher number.
+    fn wait_for_table(&mut self, dir: &Path) {
+        let begun = Instant::now();
+        let before = self.table;
+        while self.table == before {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing was flushed");
+            std::thread::sleep(Duration::from_millis(2));
+            let tables = names(dir).filter_map(|(name, _)| name.strip_suffix(".sst")?.parse().ok());
+            self.table = tables.max().unwrap_or_default();
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "nothing was flushed");
-        std::thread::sleep(Duration::from_millis(2));
     }
+
+    /// Whether a write-ahead log has got another name since the last look.
+    fn recycled(&mut self, dir: &Path) -> bool {
+        let mut found = false;
+        for (name, inode) in names(dir).filter(|(name, _)| name.ends_with(".log")) {
+            found |= self.logs.insert(inode, name.clone()).is_some_and(|before| before != name);
+        }
+        found
+    }
+}
+
+/// Names and inodes of the files in a directory.
+fn names(dir: &Path) -> impl Iterator<Item = (String, u64)> {
+    let files = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    files.map(|file| (file.file_name().into_string().unwrap(), file.ino()))
 }
 
 fn records(round: u8, count: usize, size: usize) -> Vec<Bytes> {
@@ -151,8 +179,9 @@ impl Original {
         let files: BTreeMap<_, _> = entries.map(file).collect();
         let content = runtime.block_on(content(EmbeddedLog::open(options(dir.path(), shape)).unwrap())).unwrap();
         let counts: Vec<usize> = content.records.values().map(Vec::len).collect();
-        let busy = usize::from(ROUNDS) * shape.busy().0;
-        assert_eq!(counts, [1 + busy, 1 + 9, 1 + 9], "{shape:?}: the log is not what was acknowledged");
+        let rounds: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        let (busy, others) = (rounds * shape.busy().0, (rounds + 1) / 3);
+        assert_eq!(counts, [1 + busy, 1 + others, 1 + others], "{shape:?}: the log is not what was acknowledged");
         let of = |kind: &str| files.keys().filter(|name| name.ends_with(kind)).count();
         assert!(of(".sst") > 0 && of(".log") > 0, "{shape:?}: {:?}", files.keys());
         Self { shape, files, content }
@@ -255,26 +284,52 @@ pub fn p1_damaged_files_are_refused_or_harmless() {
     let (runtime, mut random) = (small_runtime(), Random(seed));
     for shape in SHAPES {
         let original = Original::new(&runtime, shape);
-        let mut noticed = [0; 3];
-        for file in original.files.keys().filter(|name| counts(name)) {
+        let mut noticed = [0; 4];
+        let mut flip = |kind: usize, file: &str, at: usize, mask: usize| {
+            let flip = Damage::Flip { file, at, mask: 1 + mask as u8 };
+            noticed[kind] += usize::from(original.look(&runtime, &flip));
+        };
+        for (file, bytes) in original.files.iter().filter(|(name, bytes)| counts(name) && !bytes.is_empty()) {
+            (0..12).for_each(|_| flip(2, file, random.below(bytes.len()), random.below(255)));
+            let headers = match file {
+                file if file.ends_with(".log") => headers(bytes, 11, 2, &mut random),
+                file if file.starts_with("MANIFEST") => headers(bytes, 7, 12, &mut random),
+                _ => Vec::new(),
+            };
+            headers.into_iter().for_each(|at| flip(3, file, at, random.below(255)));
+        }
+        for (file, bytes) in original.files.iter().filter(|(name, _)| counts(name)) {
             noticed[0] += usize::from(original.look(&runtime, &Damage::Gone { file }));
-            let length = original.files[file].len();
-            for at in [random.below(length.max(1)), length.saturating_sub(1), length.saturating_sub(40)] {
+            for at in [random.below(bytes.len().max(1)), bytes.len().saturating_sub(1), bytes.len().saturating_sub(40)]
+            {
                 noticed[1] += usize::from(original.look(&runtime, &Damage::Cut { file, at }));
             }
-            // Of long files by chance, of short ones too.
-            for _ in 0..12 {
-                let flip = Damage::Flip { file, at: random.below(length.max(1)), mask: 1 + random.below(255) as u8 };
-                noticed[2] += usize::from(length > 0 && original.look(&runtime, &flip));
-            }
         }
-        let [gone, cut, flipped] = noticed;
+        let [gone, cut, flipped, headers] = noticed;
         println!(
-            "  {shape:?}, {} bytes: noticed {gone} files gone, {cut} cut, {flipped} bytes flipped",
+            "  {shape:?}, {} bytes: noticed {gone} files gone, {cut} cut, {flipped} bytes flipped, {headers} of headers",
             original.bytes()
         );
         assert!(gone >= 3 && cut >= 3 && flipped >= 10, "the damage does not reach what is read");
     }
+}
+
+/// Where the bytes of the headers of `count` random records stand, in a write-ahead log or a manifest: checksum (4 bytes),
+/// length (2), type (1), and in a write-ahead log the number of the file (4), by which recovery tells what is left of a
+/// file that was recycled. No header stands across the end of a block of 32 KiB.
+fn headers(file: &[u8], header: usize, count: usize, random: &mut Random) -> Vec<usize> {
+    const BLOCK: usize = 32 << 10;
+    let mut starts = Vec::new();
+    let mut at = 0;
+    while let Some(&[low, high]) = file.get(at + 4..at + 6) {
+        starts.push(at);
+        at += header + usize::from(u16::from_le_bytes([low, high]));
+        if BLOCK - at % BLOCK < header {
+            at = at.next_multiple_of(BLOCK);
+        }
+    }
+    let chosen = (0..count).filter_map(|_| starts.get(random.below(starts.len().max(1))).copied());
+    chosen.flat_map(|start| start..start + header).filter(|at| *at < file.len()).collect()
 }
 
 /// Every byte of the two small logs. Opening one waits more than it computes, so several are opened at once.
