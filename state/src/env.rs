@@ -13,7 +13,7 @@ use crate::rocks;
 use crate::rocks::RocksBackend;
 use crate::stored::StoredState;
 use crate::tables::Tables;
-use crate::types::{Lineage, StateError, TableSpec, first_difference};
+use crate::types::{Lineage, StateError, TableSpec};
 
 /// Bounds of what all states of a process keep in memory together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +100,8 @@ impl StateEnv {
                     let backend = RocksBackend::open(&path, &specs, cache, buffers)?;
                     Tables::open(Box::new(backend), specs, lineage, &path.display().to_string())
                 };
-                if path.exists() {
+                // An empty directory is no state: somebody has removed it.
+                if path.read_dir().is_ok_and(|mut files| files.next().is_some()) {
                     let checked = if *rebuild && rocks::is_state(&path) { checked(&path) } else { Ok(()) };
                     match checked.and_then(|()| open(specs.clone())) {
                         Err(error) if *rebuild && !matches!(error, StateError::Storage(_)) => {
@@ -144,9 +145,8 @@ fn checked(path: &Path) -> Result<(), StateError> {
 
 /// Takes the newest checkpoint that can be used.
 fn restore(dir: &Path, path: &Path, lineage: &Lineage, specs: &[TableSpec]) -> Result<(), StateError> {
-    let wanted = lineage.describe(specs);
     let checkpoints = Checkpoints::of(dir, &lineage.task);
-    let installed = checkpoint::install_newest(&checkpoints, path, |found| first_difference(&found.lineage, &wanted))?;
+    let installed = checkpoint::install_newest(&checkpoints, path, |found| lineage.differs(specs, &found.lineage))?;
     if let Some(manifest) = installed {
         tracing::warn!(
             task = lineage.task,

@@ -71,6 +71,11 @@ pub struct Lineage {
 }
 
 impl Lineage {
+    /// Why a state with the lineage `found`, as text, is not one of this task with these tables; `None` if it is.
+    pub fn differs(&self, tables: &[TableSpec], found: &str) -> Option<String> {
+        first_difference(found, &self.describe(tables))
+    }
+
     /// As it is stored: one fact a line, with the tables in order.
     pub(crate) fn describe(&self, tables: &[TableSpec]) -> String {
         let mut text = format!("format 1\ntask {}\nlog ", self.task);
@@ -133,6 +138,14 @@ pub enum StateError {
         /// Directory of the state.
         path: String,
         /// What was found.
+        what: String,
+    },
+    /// A checkpoint is damaged, or of another topology or log.
+    #[error("checkpoint {path} cannot be used: {what}")]
+    Checkpoint {
+        /// Its directory.
+        path: String,
+        /// Why.
         what: String,
     },
     /// The storage failed.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use sluice_state::checkpoint::{self, Checkpointer, Checkpoints, Facts};
+use sluice_state::checkpoint::{self, Checkpointer, Checkpoints, Facts, Manifest};
 use sluice_state::{Lineage, MemoryLimits, StateEnv, StateError, StoredState, TableSpec, Tables};
 
 const TASK: &str = "count.0";
@@ -114,6 +114,10 @@ fn a_lost_state_comes_back_from_the_newest_checkpoint_in_order() {
         (tables.rows(0).unwrap(), tables.meta(b"in/log/0").unwrap().map(|position| position[0]))
     };
     assert_eq!(rows_after_loss(), (3, Some(3)));
+    fs::create_dir_all(dir.path().join("moved")).unwrap();
+    fs::rename(&live, dir.path().join("moved").join(TASK)).unwrap();
+    fs::create_dir(&live).unwrap();
+    assert_eq!(open(dir.path()).1.rows(0).unwrap(), 3, "an empty directory is no state");
     damage(&list[0]);
     assert_eq!(rows_after_loss(), (2, Some(2)));
     fs::remove_file(list[1].path.join("manifest.json")).unwrap();
@@ -159,15 +163,20 @@ fn copies_elsewhere_are_verified_and_taken_back() {
     from.copy_to(2, &to).unwrap();
     from.copy_to(2, &to).unwrap();
     assert!(from.copy_to(9, &to).is_err());
-    let in_use = checkpoint::restore(&to, None, dir.path()).unwrap_err();
+    let fits = |found: &Manifest| lineage().differs(&specs(), &found.lineage);
+    let in_use = checkpoint::restore(&to, None, dir.path(), fits).unwrap_err();
     assert!(in_use.to_string().contains("in use"), "{in_use}");
     drop((env, tables, checkpointer));
-    let restored = checkpoint::restore(&to, None, dir.path()).unwrap();
+    let restored = checkpoint::restore(&to, None, dir.path(), fits).unwrap();
     assert_eq!(restored.manifest.sequence, 2);
     assert!(restored.aside.unwrap().exists());
     assert_eq!(open(dir.path()).1.rows(0).unwrap(), 2);
+    let other = Lineage { log_uuid: [8; 16], ..lineage() };
+    let foreign = |found: &Manifest| other.differs(&specs(), &found.lineage);
+    let refused = checkpoint::restore(&to, None, dir.path(), foreign).unwrap_err();
+    assert!(refused.to_string().contains("0808"), "{refused}");
     damage(&to.list().unwrap()[0]);
-    let refused = checkpoint::restore(&to, Some(2), dir.path()).unwrap_err();
+    let refused = checkpoint::restore(&to, Some(2), dir.path(), fits).unwrap_err();
     assert!(refused.to_string().contains("other bytes"), "{refused}");
     assert!(from.copy_to(2, &to).is_err(), "a damaged copy is told");
     assert_eq!(open(dir.path()).1.rows(0).unwrap(), 2, "what cannot be used replaces nothing");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod books;
+mod checkpoints;
 mod commands;
 mod common;
 mod crash;

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use sluice_log::{Log, LogFollower};
 use sluice_state::checkpoint::{self, Checkpointer, Checkpoints, Found, Manifest};
-use sluice_state::states_in;
+use sluice_state::{Lineage, states_in};
 use sluice_topology::Graph;
-use sluice_topology::runtime::describe;
+use sluice_topology::runtime::{TaskSpec, describe, state_tables};
 
 use crate::cli::{Common, FileArgs};
 use crate::pool::control;
@@ -110,7 +111,7 @@ pub(crate) fn run(args: &CheckpointArgs, common: &Common) -> anyhow::Result<Exit
             list(&tasks, *sequence)?.iter().map(|found| tasks.done(found, verified(found))).collect()
         }
         Action::Copy { to, sequence, .. } => copy(&tasks, to, *sequence)?,
-        Action::Restore { from, sequence, .. } => restore(&tasks, from.as_deref(), *sequence)?,
+        Action::Restore { from, sequence, .. } => restore(&graph, &tasks, from.as_deref(), *sequence)?,
     };
     show(&done, target.json)?;
     let failed = done.iter().any(|it| it.outcome.is_err());
@@ -229,19 +230,30 @@ fn copy(tasks: &Tasks, to: &Path, sequence: Option<u64>) -> anyhow::Result<Vec<D
     Ok(done)
 }
 
-fn restore(tasks: &Tasks, from: Option<&Path>, sequence: Option<u64>) -> anyhow::Result<Vec<Done>> {
+fn restore(graph: &Graph, tasks: &Tasks, from: Option<&Path>, sequence: Option<u64>) -> anyhow::Result<Vec<Done>> {
     if control::ask(&tasks.state, "status")?.is_some() {
         bail!("the pool runs: stop it before its state is replaced");
     }
+    let log = &graph.config.log.dir;
+    let log = LogFollower::open(log).with_context(|| format!("cannot read the log in {}", log.display()))?.uuid();
+    let plan = graph.plan(&[])?;
     let mut done = Vec::new();
     for (shown, checkpoints) in tasks.checkpoints(from) {
-        let restored = checkpoint::restore(&checkpoints, sequence, &tasks.state);
+        let Some(task) = plan.tasks.iter().find(|task| task.shown == shown) else { continue };
+        let fits = |found: &Manifest| differs(task, log, found);
+        let restored = checkpoint::restore(&checkpoints, sequence, &tasks.state, fits);
         let aside = restored.as_ref().ok().and_then(|restored| restored.aside.clone());
         let note = aside.map(|aside| format!("what was there is in {}", aside.display()));
         let outcome = restored.map(|restored| restored.manifest).map_err(|error| error.to_string());
         done.push(Done { task: shown, outcome, note });
     }
     Ok(done)
+}
+
+/// Why a checkpoint is not one of this task; it would be refused at the start.
+fn differs(task: &TaskSpec, log_uuid: [u8; 16], found: &Manifest) -> Option<String> {
+    let lineage = Lineage { task: task.name.clone(), log_uuid, wiring: task.wiring() };
+    lineage.differs(&state_tables(task), &found.lineage)
 }
 
 fn show(done: &[Done], json: bool) -> anyhow::Result<()> {

@@ -112,6 +112,12 @@ impl Checkpoints {
         Ok(found)
     }
 
+    /// The live state that these are of, where they lie beside it.
+    fn live(&self) -> PathBuf {
+        let (state, name) = (self.dir.ancestors().nth(2), self.dir.file_name());
+        state.unwrap_or(&self.dir).join(name.unwrap_or_default())
+    }
+
     fn path(&self, sequence: u64) -> PathBuf {
         self.dir.join(format!("{sequence:08}"))
     }
@@ -148,7 +154,7 @@ impl Checkpoints {
     /// Copies checkpoint `sequence` to another place as plain files. It is verified before and after.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if one or the other is not in order, [`StateError::Storage`] if the copy fails or another
+    /// [`StateError::Checkpoint`] if one or the other is not in order, [`StateError::Storage`] if the copy fails or another
     /// checkpoint has its number there.
     pub fn copy_to(&self, sequence: u64, to: &Self) -> Result<Manifest, StateError> {
         let from = self.found(sequence);
@@ -211,11 +217,11 @@ pub fn verify(found: &Found) -> Result<Manifest, Vec<String>> {
 
 /// As [`verify`], with the reasons in one error.
 fn verified(found: &Found) -> Result<Manifest, StateError> {
-    verify(found).map_err(|faults| damaged(&found.path, faults))
+    verify(found).map_err(|faults| unusable(&found.path, faults))
 }
 
-fn damaged(path: &Path, faults: Vec<String>) -> StateError {
-    StateError::Damaged { path: path.display().to_string(), what: faults.join("; ") }
+fn unusable(path: &Path, faults: Vec<String>) -> StateError {
+    StateError::Checkpoint { path: path.display().to_string(), what: faults.join("; ") }
 }
 
 /// Lineage and tables of the database in `path`, whose rows add up.
@@ -223,7 +229,7 @@ fn count(path: &Path) -> Result<(String, Vec<TableEntry>), StateError> {
     let state = StoredState::open(path)?;
     let faults = state.check()?;
     if !faults.is_empty() {
-        return Err(damaged(path, faults));
+        return Err(unusable(path, faults));
     }
     Ok((state.lineage().to_owned(), tables(&state)))
 }
@@ -304,7 +310,8 @@ impl Checkpointer {
         let state = StoredState::open(&database)?;
         let faults = state.check()?;
         if !faults.is_empty() {
-            return Err(damaged(&database, faults));
+            let path = self.0.checkpoints.live().display().to_string();
+            return Err(StateError::Damaged { path, what: faults.join("; ") });
         }
         let mut facts = Facts::default();
         let mut described = Ok(());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoints, Found, Manifest, UNFINISHED, damaged, files, verified};
+use super::{Checkpoints, Found, Manifest, UNFINISHED, files, unusable, verified};
 use crate::env::directory_name;
 use crate::rocks;
 use crate::types::StateError;
@@ -17,14 +17,20 @@ pub struct Restored {
 }
 
 /// Makes a checkpoint out of `from` the state of its task in the state's directory `state`: number `sequence`, or the
-/// newest one that is in order. No process may have the state open; what is there is moved aside.
+/// newest one that is in order, and that `fits` says nothing against. No process may have the state open; what is there
+/// is moved aside.
 ///
 /// # Errors
 /// If there is none that is in order, with the reasons; if the state is in use; if the storage fails.
-pub fn restore(from: &Checkpoints, sequence: Option<u64>, state: &Path) -> Result<Restored, StateError> {
+pub fn restore(
+    from: &Checkpoints,
+    sequence: Option<u64>,
+    state: &Path,
+    fits: impl Fn(&Manifest) -> Option<String>,
+) -> Result<Restored, StateError> {
     let mut faults = Vec::new();
     for found in from.list()?.into_iter().filter(|found| sequence.is_none_or(|only| only == found.sequence)) {
-        let manifest = match verified(&found) {
+        let manifest = match usable(&found, &fits) {
             Ok(manifest) => manifest,
             Err(error) => {
                 faults.push(error.to_string());
@@ -45,7 +51,16 @@ pub fn restore(from: &Checkpoints, sequence: Option<u64>, state: &Path) -> Resul
     if faults.is_empty() {
         faults.push("there is no such checkpoint".to_owned());
     }
-    Err(damaged(from.dir(), faults))
+    Err(unusable(from.dir(), faults))
+}
+
+/// A checkpoint that is in order, and that `fits` says nothing against.
+fn usable(found: &Found, fits: impl Fn(&Manifest) -> Option<String>) -> Result<Manifest, StateError> {
+    let manifest = verified(found)?;
+    match fits(&manifest) {
+        Some(what) => Err(unusable(&found.path, vec![what])),
+        None => Ok(manifest),
+    }
 }
 
 /// Copies a verified checkpoint beside `live`.
@@ -83,19 +98,13 @@ pub(crate) fn install_newest(
     fits: impl Fn(&Manifest) -> Option<String>,
 ) -> Result<Option<Manifest>, StateError> {
     for found in checkpoints.list()? {
-        let usable = verified(&found).map_err(|error| error.to_string()).and_then(|manifest| match fits(&manifest) {
-            Some(what) => Err(what),
-            None => Ok(manifest),
-        });
-        match usable {
+        match usable(&found, &fits) {
             Ok(manifest) => {
                 let unfinished = prepare(&found, &manifest, live, true)?;
                 files::rename(&unfinished, live)?;
                 return Ok(Some(manifest));
             }
-            Err(reason) => {
-                tracing::warn!(checkpoint = %found.path.display(), reason, "a checkpoint cannot be used");
-            }
+            Err(reason) => tracing::warn!(%reason, "a checkpoint is passed over"),
         }
     }
     Ok(None)
