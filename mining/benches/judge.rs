@@ -13,7 +13,7 @@ use sha2::block_api::compress256;
 use sluice_mining::template::{JobParams, Template, build_job};
 use sluice_mining::{Chain, Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, JobTable, Sats};
 use sluice_proto::v1::{Job, Submission};
-use sluice_proto::{EventTime, Offset};
+use sluice_proto::{EventTime, Offset, Share};
 
 const COINBASE: usize = 250;
 const LEVELS: usize = 12;
@@ -83,6 +83,19 @@ fn judge(c: &mut Criterion) {
             submission.extranonce2 += 1;
             submission.nonce = submission.nonce.wrapping_add(0x9e37_79b9);
             black_box(table.judge(black_box(&submission), received))
+        });
+    });
+    group.bench_function("sixteen_hashed_together", |b| {
+        let job = table.latest().unwrap();
+        let mut extranonce2 = 0;
+        b.iter(|| {
+            let shares: [Share<'_>; 16] = std::array::from_fn(|_| {
+                extranonce2 += 1;
+                Share { extranonce1: 0x0100_002a, extranonce2, ntime: 1_780_112_440, ..Share::default() }
+            });
+            job.hash_all(&shares, |hashed| {
+                black_box(hashed);
+            });
         });
     });
     group.bench_function("target_and_work", |b| {

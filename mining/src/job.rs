@@ -3,7 +3,7 @@
 use sluice_proto::v1::{Job, Reason};
 use sluice_proto::{EventTime, Offset, Share};
 
-use crate::hash::{Message, header_hash};
+use crate::hash::{Message, TOGETHER, hash_shares, header_hash};
 use crate::merkle::root_from_branch;
 use crate::{Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, Target, TargetError, Work};
 
@@ -21,6 +21,14 @@ impl Extranonce {
     pub fn of<'a>(share: impl Into<Share<'a>>) -> Self {
         let share = share.into();
         Self { one: share.extranonce1, two: share.extranonce2 }
+    }
+
+    /// As they lie in the coinbase.
+    fn bytes(self) -> [u8; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE] {
+        let mut bytes = [0; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE];
+        bytes[..EXTRANONCE1_SIZE].copy_from_slice(&self.one.to_be_bytes());
+        bytes[EXTRANONCE1_SIZE..].copy_from_slice(&self.two.to_be_bytes());
+        bytes
     }
 }
 
@@ -114,18 +122,20 @@ impl PreparedJob {
 
     /// Transaction id of the coinbase with these extranonces.
     pub fn coinbase_txid(&self, extranonce: Extranonce) -> [u8; 32] {
-        let mut filling = [0_u8; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE];
-        filling[..EXTRANONCE1_SIZE].copy_from_slice(&extranonce.one.to_be_bytes());
-        filling[EXTRANONCE1_SIZE..].copy_from_slice(&extranonce.two.to_be_bytes());
-        self.coinbase.double_hash(&filling)
+        self.coinbase.double_hash(&extranonce.bytes())
     }
 
     /// The header of a submission: exactly the bytes the miner hashed, if it followed BIP310.
     pub fn header<'a>(&self, share: impl Into<Share<'a>>) -> [u8; 80] {
         let share = share.into();
         let root = root_from_branch(self.coinbase_txid(Extranonce::of(share)), &self.branch);
+        self.header_above(&share, root)
+    }
+
+    /// The header of a submission, with the merkle root known.
+    fn header_above(&self, share: &Share<'_>, root: [u8; 32]) -> [u8; 80] {
         let mut header = [0_u8; 80];
-        header[0..4].copy_from_slice(&self.version(&share).to_le_bytes());
+        header[0..4].copy_from_slice(&self.version(share).to_le_bytes());
         header[4..36].copy_from_slice(&self.prev_hash);
         header[36..68].copy_from_slice(&root);
         header[68..72].copy_from_slice(&share.ntime.to_le_bytes());
@@ -161,12 +171,36 @@ impl PreparedJob {
         }
     }
 
-    /// Header, hash, and whether the hash makes a block: the test that comes before every other (invariant B1).
-    pub(crate) fn block_test(&self, share: &Share<'_>) -> ([u8; 80], [u8; 32], bool) {
-        let header = self.header(*share);
-        let hash = header_hash(&header);
-        (header, hash, self.network_target.is_met_by(&hash))
+    /// The header of a submission and its hash.
+    pub fn hashed<'a>(&self, share: impl Into<Share<'a>>) -> Hashed {
+        let header = self.header(share);
+        Hashed { header, hash: header_hash(&header) }
     }
+
+    /// As [`PreparedJob::hashed`] for each of `shares`, in order: in about a third of the time where the CPU can hash many
+    /// messages side by side.
+    pub fn hash_all(&self, shares: &[Share<'_>], mut each: impl FnMut(Hashed)) {
+        for shares in shares.chunks(TOGETHER) {
+            let (mut fillings, header) =
+                ([[0; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE]; TOGETHER], |number: usize, root| {
+                    self.header_above(&shares[number], root)
+                });
+            for (filling, share) in fillings.iter_mut().zip(shares) {
+                *filling = Extranonce::of(*share).bytes();
+            }
+            let fillings = &fillings[..shares.len()];
+            hash_shares(&self.coinbase, &self.branch, fillings, header, |header, hash| each(Hashed { header, hash }));
+        }
+    }
+}
+
+/// What judging a share hashes: the job's and the share's alone, whatever the time and the other jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    /// The header.
+    pub header: [u8; 80],
+    /// Its hash, internal order.
+    pub hash: [u8; 32],
 }
 
 /// What became of a share. A pure function of the submission and the jobs up to its job clock (invariant S2).
@@ -294,6 +328,25 @@ mod tests {
             prop_assert_eq!(version(&job, &unrolled), version_of_job);
         }
 
+        /// Shares together are hashed as each alone, however many there are.
+        #[test]
+        fn shares_together_have_the_hashes_of_each_alone(
+            fields in prop::collection::vec((any::<[u32; 4]>(), any::<u64>(), any::<bool>()), 0..40),
+        ) {
+            let shares: Vec<Share<'_>> = fields
+                .into_iter()
+                .map(|([extranonce1, ntime, nonce, version_bits], extranonce2, has_version_bits)| {
+                    let version_mask = 0x1fff_e000;
+                    let names = Share { account: "account", worker: "worker", ..Share::default() };
+                    Share { extranonce1, extranonce2, ntime, nonce, version_bits, has_version_bits, version_mask, ..names }
+                })
+                .collect();
+            let (job, mut together) = (prepared(job()), Vec::new());
+            job.hash_all(&shares, |hashed| together.push(hashed));
+            let alone: Vec<_> = shares.iter().map(|share| job.hashed(*share)).collect();
+            prop_assert_eq!(together, alone);
+        }
+
         /// Every bit of every field of a share reaches the hash.
         #[test]
         fn shares_that_differ_hash_differently(one: u32, two: u64, nonce: u32, ntime: u32, flip in 0..160_u32) {
@@ -303,8 +356,8 @@ mod tests {
             };
             let bit = |from: u32| if (from..from + 32).contains(&flip) { 1_u32 << (flip - from) } else { 0 };
             let bit64 = if flip >= 96 { 1_u64 << (flip - 96) } else { 0 };
-            let a = job.block_test(&share(one, two, nonce, ntime)).1;
-            let b = job.block_test(&share(one ^ bit(0), two ^ bit64, nonce ^ bit(32), ntime ^ bit(64))).1;
+            let a = job.hashed(share(one, two, nonce, ntime)).hash;
+            let b = job.hashed(share(one ^ bit(0), two ^ bit64, nonce ^ bit(32), ntime ^ bit(64))).hash;
             prop_assert_ne!(a, b);
         }
     }

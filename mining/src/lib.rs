@@ -22,7 +22,7 @@ pub use amount::{Sats, Work};
 pub use chain::{AddressError, Chain, payout_script};
 pub use difficulty::{Difficulty, SILENCE};
 pub use hash::{double_sha256, header_hash};
-pub use job::{Extranonce, JobError, Judgement, PreparedJob};
+pub use job::{Extranonce, Hashed, JobError, Judgement, PreparedJob};
 pub use table::JobTable;
 pub use target::{Target, TargetError};
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use sluice_proto::v1::{Job, Reason};
 use sluice_proto::{EventTime, Offset, Share};
 
-use crate::job::{JobError, Judgement, PreparedJob};
+use crate::job::{Hashed, JobError, Judgement, PreparedJob};
 use crate::{Difficulty, Work};
 
 /// Jobs in the order of `mining.jobs`. A gateway and every `verify` keep one each.
@@ -100,6 +100,16 @@ impl JobTable {
 
     /// Judges a share received at `received`, as of its job clock. The block test comes first (invariant B1).
     pub fn judge<'a>(&self, share: impl Into<Share<'a>>, received: EventTime) -> Judgement<'_> {
+        self.judge_hashed(share, received, None)
+    }
+
+    /// As [`JobTable::judge`], with the share `hashed` before, if it was, by the job that it cites.
+    pub fn judge_hashed<'a>(
+        &self,
+        share: impl Into<Share<'a>>,
+        received: EventTime,
+        hashed: Option<Hashed>,
+    ) -> Judgement<'_> {
         let share = share.into();
         let difficulty = Difficulty::from_units(share.difficulty).unwrap_or(Difficulty::MIN);
         let share_target = difficulty.to_target();
@@ -119,7 +129,8 @@ impl JobTable {
             };
         };
         let job = &self.entries[at].job;
-        let (header, hash, is_block) = job.block_test(&share);
+        let Hashed { header, hash } = hashed.unwrap_or_else(|| job.hashed(share));
+        let is_block = job.network_target().is_met_by(&hash);
         let reason = match self.too_late(at, current, received).or_else(|| job.fault(&share)) {
             Some(reason) => reason,
             None if share_target.is_met_by(&hash) => Reason::Accepted,

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod pool;
 #[path = "../src/testing/records.rs"]
 mod records;
 
@@ -13,94 +14,27 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluice_log::{EmbeddedLog, EmbeddedOptions, SharedLog};
-use sluice_mining::{JobTable, PreparedJob, header_hash};
-use sluice_operators::{KINDS, TABLES};
-use sluice_proto::v1::{Job, Submission};
-use sluice_proto::{Body, Epoch, EventTime, Offset, RecordKind};
+use sluice_mining::JobTable;
+use sluice_proto::v1::Submission;
+use sluice_proto::{Body, Epoch, EventTime, Offset};
 use sluice_state::{MemoryLimits, StateEnv};
+use sluice_topology::Graph;
 use sluice_topology::runtime::{Producer, RuntimeHandle, RuntimeOptions, TaskStatus, TopologyRuntime};
-use sluice_topology::{
-    Environment, FileText, Graph, InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, load,
-};
 use tokio::runtime::Runtime;
 
 const SESSIONS: u64 = 1_000;
 /// Event time between shares: every session has 20 a minute.
 const EVERY_MS: u64 = 60_000 / 20 / SESSIONS;
 
-const TOPOLOGY: &str = "version: 1
-bitcoin: { network: regtest, payout: bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080, nodes: [ { rpc: 'http://127.0.0.1:18443', auth: '${RPC_AUTH}' } ] }
-topics:
-  mining.jobs: {}
-  share.submissions: {}
-  share.checked: { direct: true }
-  share.judged: { direct: true }
-  share.rejected: { archive: true }
-  share.tallies: { archive: true }
-  difficulty.targets: {}
-tables:
-  jobs: { from: mining.jobs, kind: job_table }
-operators:
-  pool: { kind: pool, jobs: mining.jobs, shares: share.submissions, targets: difficulty.targets }
-  verify: { kind: verify, in: share.submissions, tables: [jobs], out: share.checked }
-  dedupe: { kind: dedupe, in: share.checked, out: share.judged, rejected: share.rejected }
-  vardiff: { kind: vardiff, in: share.judged, out: difficulty.targets }
-  tally: { kind: tally, in: share.judged, out: share.tallies }
-";
-
-static POOL: Kind = Kind {
-    name: "pool",
-    summary: "Gateway and jobmanager of the bench.",
-    inputs: &[InputSpec {
-        name: "targets",
-        accepts: &[RecordKind::DifficultyTarget],
-        optional: false,
-        priority: false,
-    }],
-    outputs: &[
-        OutputSpec { name: "jobs", writes: &[RecordKind::Job], optional: false, keyed: Keyed::Single },
-        OutputSpec {
-            name: "shares",
-            writes: &[RecordKind::Submission, RecordKind::Tick],
-            optional: false,
-            keyed: Keyed::Session,
-        },
-    ],
-    lookups: &[],
-    settings: &[],
-    state: &[],
-    parallel: Parallel::Single,
-    role: Role::Service,
-};
-
-fn graph() -> Graph {
-    let mut kinds: Vec<&'static Kind> = KINDS.iter().copied().chain([&POOL]).collect();
-    kinds.sort_by_key(|kind| kind.name);
-    let registry = Registry { kinds, tables: TABLES.to_vec() };
-    let environment = Environment::new([("RPC_AUTH", "user:password")]);
-    load(&FileText::new("topology.yaml", TOPOLOGY), &registry, &environment).unwrap_or_else(|report| panic!("{report}"))
-}
-
-/// A coinbase of 250 bytes and 12 levels of the merkle tree.
-fn job() -> Job {
-    Job {
-        coinbase1: vec![1; 100].into(),
-        coinbase2: vec![2; 138].into(),
-        merkle_branch: (0..12).map(|level| vec![level; 32].into()).collect(),
-        nbits: 0x1702_5a2c,
-        ..records::job(1, 1)
-    }
-}
-
 /// `count` shares that are accepted, by sessions in turn, with accounts and workers of the usual length.
 fn shares(count: u64) -> Vec<Submission> {
-    let job = records::prepared(&job(), 1, records::at(0));
+    let job = records::prepared(&pool::job(1), 1, records::at(0));
     let mine = |number: u64| {
         let mut share = records::submission(job.job(), 1, number % SESSIONS);
         share.extranonce2 = number;
         share.account = format!("bc1q{:038}", number % SESSIONS / 4);
         share.worker = format!("rig{}", number % SESSIONS);
-        nonce(&job, share)
+        pool::mined(&job, share)
     };
     let half = count / 2;
     std::thread::scope(|scope| {
@@ -109,19 +43,6 @@ fn shares(count: u64) -> Vec<Submission> {
         all.extend(rest.join().unwrap());
         all
     })
-}
-
-fn nonce(job: &PreparedJob, mut share: Submission) -> Submission {
-    let mut header = job.header(&share);
-    loop {
-        header[76..80].copy_from_slice(&share.nonce.to_le_bytes());
-        let hash = header_hash(&header);
-        // The target of the smallest difficulty: 8 bits of zeros, and one value below the next 16 of ones.
-        if hash[31] == 0 && hash[29..31] != [0xff, 0xff] {
-            return share;
-        }
-        share.nonce += 1;
-    }
 }
 
 struct Bench {
@@ -146,7 +67,7 @@ impl Bench {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let log: SharedLog = EmbeddedLog::open(EmbeddedOptions::new(dir.path().join("log"))).unwrap();
-        let graph = graph();
+        let graph = pool::graph(1);
         let bench = Self { runtime, graph, log, shares: shares.len() as u64, dir, runs: 0 };
         bench.runtime.block_on(bench.fill(shares));
         bench
@@ -158,7 +79,7 @@ impl Bench {
             self.log.create_topic(&topic).await.unwrap();
         }
         let producer = |topic| Producer::new(self.log.clone(), topic, 1, "pool", Epoch::new(1));
-        producer("mining.jobs").append(0, vec![(records::at(0), Body::Job(job()))]).await.unwrap();
+        producer("mining.jobs").append(0, vec![(records::at(0), Body::Job(pool::job(1)))]).await.unwrap();
         let submissions = producer("share.submissions");
         for (number, batch) in (0..).zip(shares.chunks(500)) {
             let time = |index: usize| records::at((number * 500 + index as u64) * EVERY_MS);
@@ -178,7 +99,7 @@ impl Bench {
             StateEnv::on_disk(self.dir.path().join(format!("state{}", self.runs)), MemoryLimits::default()).unwrap();
         let plan = self.graph.plan(&["verify".to_owned()]).unwrap();
         self.runtime.block_on(async {
-            let (before, begun) = (cpu(), Instant::now());
+            let (before, begun) = (pool::cpu(), Instant::now());
             let externals = Arc::default();
             let handle =
                 TopologyRuntime::start(plan, self.log.clone(), env, externals, RuntimeOptions::default()).await;
@@ -191,7 +112,7 @@ impl Bench {
                 }
                 tokio::time::sleep(Duration::from_millis(2)).await;
             };
-            let run = Run { wall: begun.elapsed(), cpu: cpu() - before, status };
+            let run = Run { wall: begun.elapsed(), cpu: pool::cpu() - before, status };
             handle.stop(Duration::from_secs(60)).await.unwrap();
             run
         })
@@ -207,14 +128,6 @@ impl Bench {
     }
 }
 
-/// CPU time of the whole process, in ticks of 10 ms: task, log, and what RocksDB does beside them.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
-}
-
 fn share_processor(c: &mut Criterion) {
     let count = std::env::var("SHARES").map_or(200_000, |count| count.parse().unwrap());
     let shares = shares(count);
@@ -222,7 +135,7 @@ fn share_processor(c: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements(1));
 
     let mut table = JobTable::new();
-    table.apply(Offset::new(1), records::at(0), job()).unwrap();
+    table.apply(Offset::new(1), records::at(0), pool::job(1)).unwrap();
     let mut at = 0;
     group.bench_function("judge", |b| {
         b.iter(|| {

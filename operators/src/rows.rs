@@ -88,12 +88,10 @@ impl<V: Row> Rows<V> {
         &mut row.value
     }
 
-    /// Keys and values in the order of the keys.
-    pub(crate) fn sorted(&mut self, state: &StateView<'_>) -> Result<Vec<(&[u8], &V)>, OperatorError> {
+    /// Keys and values in no order that means anything: what is made of them must be put in one.
+    pub(crate) fn all(&mut self, state: &StateView<'_>) -> Result<impl Iterator<Item = (&[u8], &V)>, OperatorError> {
         self.load(state)?;
-        let mut rows: Vec<(&[u8], &V)> = self.rows.iter().map(|(key, row)| (&**key, &row.value)).collect();
-        rows.sort_unstable_by_key(|(key, _)| *key);
-        Ok(rows)
+        Ok(self.rows.iter().map(|(key, row)| (&**key, &row.value)))
     }
 
     /// Takes rows out, in the order of their keys. To remove them from the state, too, is left to the caller, who may

@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::Body;
+use crate::parse::ShareRecord;
 use crate::v1::{Coordinates, Envelope, Fence};
 use crate::{EventTime, Position};
 
@@ -163,6 +164,14 @@ pub fn encode_into(envelope: &Envelope, buffer: &mut BytesMut) {
 /// # Errors
 /// If the bytes are malformed, of a schema this program does not know, or without a body it knows.
 pub fn decode(bytes: Bytes) -> Result<Envelope, DecodeError> {
+    match ShareRecord::parse(&bytes) {
+        Some(submission) => Ok(submission.into()),
+        None => decode_any(bytes),
+    }
+}
+
+/// As [`decode`], whatever the record holds.
+pub(crate) fn decode_any(bytes: Bytes) -> Result<Envelope, DecodeError> {
     let envelope = Envelope::decode(bytes)?;
     if envelope.schema == 0 || envelope.schema > SCHEMA {
         return Err(DecodeError::Schema(envelope.schema));

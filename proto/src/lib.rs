@@ -5,11 +5,13 @@
 
 mod envelope;
 mod json;
+mod parse;
 mod partition;
 mod share;
 mod types;
 
 pub use envelope::{DecodeError, Head, RecordKind, SCHEMA, decode, encode, encode_into};
+pub use parse::{ShareRecord, peek_share};
 pub use partition::{hash32, hash64, partition_of};
 pub use share::{Share, encode_share_into};
 pub use types::{Epoch, EventTime, Offset, Position};

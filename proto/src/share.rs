@@ -32,6 +32,7 @@ pub struct Share<'a> {
 }
 
 impl<'a> From<&'a Submission> for Share<'a> {
+    #[inline]
     fn from(submission: &'a Submission) -> Self {
         // Taken apart, so that a field the schema gains is not forgotten here.
         let Submission {
@@ -70,6 +71,7 @@ impl<'a> From<&'a Submission> for Share<'a> {
 }
 
 impl From<Share<'_>> for Submission {
+    #[inline]
     fn from(share: Share<'_>) -> Self {
         Self {
             job_id: share.job_id,
@@ -181,8 +183,10 @@ pub fn encode_share_into(event_time: EventTime, from: &Coordinates, share: &Shar
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::envelope::decode_any;
     use crate::v1::Envelope;
-    use crate::{Body, encode};
+    use crate::{Body, decode, encode, peek_share};
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     /// Numbers of all lengths, the default among them.
@@ -229,6 +233,47 @@ mod tests {
             prop_assert_eq!(&Submission::from(Share::from(&submission)), &submission);
             let envelope = Envelope::new(time, from, Body::Submission(submission));
             prop_assert_eq!(&bytes[6..], &encode(&envelope)[..]);
+        }
+
+        /// The short way of reading one is taken, and gives what the general decoder gives.
+        #[test]
+        fn a_submission_is_read_as_the_general_decoder_reads_it(
+            from in coordinates(), submission in submission(), time in number(),
+        ) {
+            let record = Envelope::new(EventTime::from_nanos(time), from, Body::Submission(submission.clone()));
+            let bytes = encode(&record);
+            let Share { job_id, extranonce1, extranonce2, ntime, nonce, version_bits, has_version_bits, version_mask, .. } =
+                Share::from(&submission);
+            let hashed = Share {
+                job_id, extranonce1, extranonce2, ntime, nonce, version_bits, has_version_bits, version_mask,
+                ..Share::default()
+            };
+            prop_assert_eq!(peek_share(&bytes), Some(hashed));
+            prop_assert_eq!(decode_any(bytes.clone()).unwrap(), record.clone());
+            prop_assert_eq!(decode(bytes).unwrap(), record);
+        }
+
+        /// A record that is damaged in any way is read, or refused, as by the general decoder.
+        #[test]
+        fn a_damaged_submission_is_read_as_the_general_decoder_reads_it(
+            from in coordinates(),
+            submission in submission(),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..4),
+        ) {
+            let record = Envelope::new(EventTime::from_nanos(7), from, Body::Submission(submission));
+            let mut bytes = encode(&record).to_vec();
+            for (at, byte, what) in damage {
+                let at = at.index(bytes.len());
+                match what {
+                    0 => bytes[at] = byte,
+                    1 => bytes.insert(at, byte),
+                    2 if bytes.len() > 1 => drop(bytes.remove(at)),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let bytes = Bytes::from(bytes);
+            let show = |read: Result<Envelope, crate::DecodeError>| read.map_err(|error| error.to_string());
+            prop_assert_eq!(show(decode(bytes.clone())), show(decode_any(bytes)));
         }
     }
 }

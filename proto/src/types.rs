@@ -11,16 +11,19 @@ impl Offset {
     pub const ZERO: Self = Self(0);
 
     /// The offset with this number.
+    #[inline]
     pub const fn new(value: u64) -> Self {
         Self(value)
     }
 
     /// Its number.
+    #[inline]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// The offset behind this one; it stays at the largest number there is, which no log reaches.
+    #[inline]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
@@ -38,16 +41,19 @@ pub struct Epoch(u32);
 
 impl Epoch {
     /// The epoch with this number.
+    #[inline]
     pub const fn new(value: u32) -> Self {
         Self(value)
     }
 
     /// Its number.
+    #[inline]
     pub const fn get(self) -> u32 {
         self.0
     }
 
     /// The epoch after this one, or `None` once 2^32 of them are used up.
+    #[inline]
     pub const fn next(self) -> Option<Self> {
         match self.0.checked_add(1) {
             Some(value) => Some(Self(value)),
@@ -68,11 +74,13 @@ pub struct EventTime(u64);
 
 impl EventTime {
     /// The time with this many nanoseconds since the Unix epoch.
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// The time with this many milliseconds since the Unix epoch (the largest there is, beyond the year 2554).
+    #[inline]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(1_000_000))
     }
@@ -84,21 +92,25 @@ impl EventTime {
     }
 
     /// Nanoseconds since the Unix epoch.
+    #[inline]
     pub const fn nanos(self) -> u64 {
         self.0
     }
 
     /// Whole milliseconds since the Unix epoch.
+    #[inline]
     pub const fn millis(self) -> u64 {
         self.0 / 1_000_000
     }
 
     /// Whole seconds since the Unix epoch.
+    #[inline]
     pub const fn secs(self) -> u64 {
         self.0 / 1_000_000_000
     }
 
     /// How many nanoseconds this is after `earlier`; 0 if it is not.
+    #[inline]
     pub const fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluice_proto::v1::Envelope;
-use sluice_proto::{Body, Epoch, EventTime, Offset};
+use sluice_proto::{Body, Epoch, EventTime, Offset, Share};
 use sluice_state::{StateError, Tables};
 
 use crate::settings::Settings;
@@ -29,6 +29,13 @@ pub trait Operator: Send {
     fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {
         let _ = record;
         None
+    }
+
+    /// Tells that the submission `share` (as far as its hash depends on it) has been read and is likely to come, behind those
+    /// that were told before, so that many can be hashed at once. What is made of it may not show anywhere (invariant S2):
+    /// which submissions are told is a matter of timing.
+    fn foresee(&mut self, share: &Share<'_>) {
+        let _ = share;
     }
 
     /// Called before each commit, behind the last record it covers: writes to the state what the operator has kept in
@@ -112,29 +119,46 @@ pub struct Context<'a> {
     pub state: StateView<'a>,
     lookups: &'a Lookups,
     out: &'a mut Vec<Emission>,
+    /// Ports that lead nowhere.
+    unwired: &'a [&'static str],
 }
 
 impl<'a> Context<'a> {
     /// A context; for the runtime and for tests.
+    #[inline]
     pub fn new(state: StateView<'a>, lookups: &'a Lookups, out: &'a mut Vec<Emission>) -> Self {
-        Self { state, lookups, out }
+        Self { state, lookups, out, unwired: &[] }
+    }
+
+    /// The same, with output ports that swallow what is sent to them.
+    #[must_use]
+    #[inline]
+    pub fn unwired(self, ports: &'a [&'static str]) -> Self {
+        Self { unwired: ports, ..self }
     }
 
     /// Sends a record to the output port `port`. Ports that the YAML leaves unwired swallow it.
+    #[inline]
     pub fn emit(&mut self, port: &'static str, key: Key, event_time: EventTime, body: Body) {
-        self.out.push(Emission { port, key, event_time, body: Arc::new(body) });
+        if !self.unwired.contains(&port) {
+            self.out.push(Emission { port, key, event_time, body: Arc::new(body) });
+        }
     }
 
     /// Sends the record at hand on as it is, without copying it.
+    #[inline]
     pub fn pass(&mut self, port: &'static str, key: Key, input: &Input<'_>) {
-        let (event_time, body) = (input.event_time, Arc::clone(input.record));
-        self.out.push(Emission { port, key, event_time, body });
+        if !self.unwired.contains(&port) {
+            let (event_time, body) = (input.event_time, Arc::clone(input.record));
+            self.out.push(Emission { port, key, event_time, body });
+        }
     }
 
     /// The broadcast table of this kind, as far as it has been applied.
     ///
     /// # Errors
     /// If the operator's kind does not list it, or it is of another type: a mistake in the program.
+    #[inline]
     pub fn lookup<T: Any>(&self, kind: &'static str) -> Result<&'a T, OperatorError> {
         self.lookups
             .get(kind)
@@ -266,24 +290,26 @@ pub trait BroadcastTable: Send {
     fn as_any(&self) -> &dyn Any;
 }
 
-/// Broadcast tables of a task by kind.
+/// Broadcast tables of a task by kind: one or two, which each record is looked up in.
 #[derive(Default)]
-pub struct Lookups(HashMap<&'static str, Box<dyn BroadcastTable>>);
+pub struct Lookups(Vec<(&'static str, Box<dyn BroadcastTable>)>);
 
 impl Lookups {
     /// Adds or replaces the table of `kind`.
     pub fn insert(&mut self, kind: &'static str, table: Box<dyn BroadcastTable>) {
-        self.0.insert(kind, table);
+        self.0.retain(|(known, _)| *known != kind);
+        self.0.push((kind, table));
     }
 
     /// The table of `kind`.
+    #[inline]
     pub fn get(&self, kind: &str) -> Option<&dyn BroadcastTable> {
-        self.0.get(kind).map(AsRef::as_ref)
+        self.0.iter().find(|(known, _)| *known == kind).map(|(_, table)| table.as_ref())
     }
 
     /// The table of `kind`, to apply records to.
     pub fn get_mut(&mut self, kind: &str) -> Option<&mut Box<dyn BroadcastTable>> {
-        self.0.get_mut(kind)
+        self.0.iter_mut().find(|(known, _)| *known == kind).map(|(_, table)| table)
     }
 }
 

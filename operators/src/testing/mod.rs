@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_proto::v1::Envelope;
-use sluice_proto::{Body, EventTime, Offset};
+use sluice_proto::{Body, EventTime, Offset, Share};
 use sluice_state::{Digest, Lineage, Reader, StateEnv, TableSpec, Tables};
 use sluice_topology::operator::StateView;
 use sluice_topology::{
@@ -103,6 +103,11 @@ impl Rig {
         let mut context = Context::new(StateView::new(&mut self.tables, 0), &self.lookups, &mut out);
         self.operator.process(&Input { port, event_time: time, record: &record, source: &source }, &mut context)?;
         Ok(out.into_iter().map(Sent::from).collect())
+    }
+
+    /// Tells the operator what will come.
+    pub(crate) fn foresee(&mut self, share: &Share<'_>) {
+        self.operator.foresee(share);
     }
 
     /// What `record` makes the operator wait for.

@@ -139,17 +139,17 @@ impl Vardiff {
         for (key, _) in self.sessions.take(&cx.state, forgotten)? {
             cx.state.delete(SESSIONS, &key)?;
         }
-        let mut decided: Vec<(Box<[u8]>, Session)> = Vec::new();
-        for (key, session) in self.sessions.sorted(&cx.state)? {
+        let mut decided: Vec<(u64, u64, Session)> = Vec::new();
+        for (key, session) in self.sessions.all(&cx.state)? {
             let mut session = session.clone();
             if let Some(difficulty) = session.decide(&self.rules, time) {
-                let id = read_u64(Some(key))?;
-                emit(id, session.gateway, difficulty, time, cx);
-                decided.push((Box::from(key), session));
+                decided.push((read_u64(Some(key))?, difficulty, session));
             }
         }
-        for (key, session) in decided {
-            self.sessions.set(&key, session);
+        decided.sort_unstable_by_key(|(id, ..)| *id);
+        for (id, difficulty, session) in decided {
+            emit(id, session.gateway, difficulty, time, cx);
+            self.sessions.set(&id.to_be_bytes(), session);
         }
         Ok(())
     }

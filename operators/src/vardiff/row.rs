@@ -170,7 +170,15 @@ impl Session {
     /// the change.
     fn changed(&self, rules: &Rules, time: EventTime) -> Option<Window> {
         let lived = time.nanos_since(self.since);
-        let windows = WINDOWS.into_iter().map(|whole| self.window(whole, time));
+        // Each is the one before and the slots between.
+        let mut last: Option<Window> = None;
+        let windows = WINDOWS.into_iter().map(|whole| {
+            let window = match last {
+                Some(last) => Window { total: self.sum(last.total, last.whole + 1, whole), ..self.spread(whole, time) },
+                None => self.window(whole, time),
+            };
+            *last.insert(window)
+        });
         let off = windows
             .filter(|window| window.elapsed >= SLOT.min(lived))
             .filter_map(|window| Some((self.is_off(&window, rules)?, window)));
@@ -227,12 +235,21 @@ impl Session {
 
     /// The last `whole` slots and the running one, as far as the session is known.
     fn window(&self, whole: usize, time: EventTime) -> Window {
+        Window { total: self.sum(Slot::default(), 0, whole), ..self.spread(whole, time) }
+    }
+
+    /// A window with nothing in it yet.
+    fn spread(&self, whole: usize, time: EventTime) -> Window {
         let known = (whole as u64).saturating_mul(SLOT).min(self.slot.nanos_since(self.since));
-        let total = self.slots[..=whole].iter().fold(Slot::default(), |total, slot| Slot {
+        Window { whole, elapsed: known + time.nanos_since(self.slot), total: Slot::default() }
+    }
+
+    /// `total` with the slots from `first` to `last`.
+    fn sum(&self, total: Slot, first: usize, last: usize) -> Slot {
+        self.slots[first..=last].iter().fold(total, |total, slot| Slot {
             sum: total.sum.saturating_add(slot.sum),
             shares: total.shares.saturating_add(slot.shares),
-        });
-        Window { whole, elapsed: known + time.nanos_since(self.slot), total }
+        })
     }
 
     /// Forgets what came before a window.

@@ -1,12 +1,13 @@
 //! `verify`: judges every submission again, as of its job clock, and writes a verdict for each (DESIGN 6).
 
+mod ahead;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 use sluice_mining::{JobTable, Judgement};
 use sluice_proto::v1::{Submission, Verdict};
-use sluice_proto::{Body, Offset, RecordKind};
+use sluice_proto::{Body, Offset, RecordKind, Share};
 use sluice_topology::{
     BuildContext, Context, Input, InputSpec, Key, Keyed, Kind, Operator, OperatorError, OutputSpec, Parallel, Role,
     StateTable,
@@ -14,6 +15,7 @@ use sluice_topology::{
 
 use crate::codec::read_u64;
 use crate::tables::job_table::JobTableState;
+use ahead::Ahead;
 
 /// One row: the newest job clock (8 bytes).
 const CLOCK: usize = 0;
@@ -43,13 +45,14 @@ pub static KIND: Kind = Kind {
 };
 
 fn build(_: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
-    Ok(Box::new(Verify { clock: None }))
+    Ok(Box::new(Verify { clock: None, ahead: Ahead::default() }))
 }
 
 /// The operator: all it needs is in the table of jobs, as far as the newest job clock says.
 struct Verify {
     /// The row in the state, once read.
     clock: Option<u64>,
+    ahead: Ahead,
 }
 
 impl Operator for Verify {
@@ -59,8 +62,10 @@ impl Operator for Verify {
             Body::Submission(submission) => {
                 let clock = self.advance(submission.job_clock, cx)?;
                 let jobs = cx.lookup::<JobTableState>("job_table")?;
-                let verdict =
-                    jobs.as_of(clock, |jobs| verdict(submission, jobs, &jobs.judge(submission, time), input))?;
+                let verdict = jobs.as_of(clock, |jobs| {
+                    let hashed = self.ahead.take(&Share::from(submission), jobs);
+                    verdict(submission, jobs, &jobs.judge_hashed(submission, time, hashed), input)
+                })?;
                 cx.emit("out", Key::session(submission.session), time, Body::Verdict(verdict));
             }
             Body::Tick(tick) => {
@@ -71,6 +76,10 @@ impl Operator for Verify {
             _ => return Err(crate::unexpected("verify", input)),
         }
         Ok(())
+    }
+
+    fn foresee(&mut self, share: &Share<'_>) {
+        self.ahead.push(share);
     }
 
     fn requires(&self, record: &Body) -> Option<(&'static str, Offset)> {

@@ -190,6 +190,41 @@ fn s2_later_jobs_change_nothing() {
     assert_eq!(verdicts(&mut rig), before);
 }
 
+/// S2: what is told to come, in part, too much of it or of jobs that are not known yet, does not change a verdict.
+#[test]
+fn s2_what_is_foreseen_changes_nothing() {
+    let jobs: Vec<Job> = (1..=3).map(|id| job(id, 1)).collect();
+    let shares: Vec<Submission> = (0..400)
+        .map(|number: u64| {
+            // Jobs are mixed around each new one, which no clock before has reached; job 4 does not exist.
+            let (clock, back) = (1 + number / 134, number % 7 / 5);
+            let job = &jobs[(clock - back.min(clock - 1)) as usize - 1];
+            let share = Submission { extranonce2: number, nonce: number as u32, ..submission(job, clock, number) };
+            if number % 50 == 3 { Submission { job_id: 4, ..share } } else { share }
+        })
+        .collect();
+    let run = |foreseen: &dyn Fn(usize) -> usize| -> Vec<Verdict> {
+        let mut rig = Rig::new(&KIND);
+        rig.lookup("job_table", Box::new(JobTableState::default()));
+        for (offset, job) in (1..).zip(&jobs) {
+            rig.apply("job_table", offset, at(offset), Body::Job(job.clone())).unwrap();
+        }
+        let tell = |rig: &mut Rig, share: &Submission, times: usize| {
+            (0..times).for_each(|_| rig.foresee(&share.into()));
+        };
+        for (batch, shares) in shares.chunks(150).enumerate() {
+            shares.iter().enumerate().for_each(|(number, share)| tell(&mut rig, share, foreseen(batch * 150 + number)));
+        }
+        shares.iter().map(|share| judge(&mut rig, share, 5)).collect()
+    };
+    let plain = run(&|_| 0);
+    assert_eq!(run(&|_| 1), plain, "all of it");
+    assert_eq!(run(&|number| usize::from(number % 3 != 1)), plain, "a part");
+    assert_eq!(run(&|number| number % 4), plain, "some twice and thrice");
+    let unknown = plain.iter().filter(|verdict| verdict.header_hash.is_empty()).count();
+    assert_eq!((unknown, plain.len()), (8, 400));
+}
+
 /// S2: how far the topic of jobs has been read does not show, nor does a restart: a job is forgotten by the job clocks of
 /// the records before, not by what the table has received.
 #[test]

@@ -16,6 +16,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) operator: Box<dyn Operator>,
     ports: Vec<Port>,
+    /// Names of the ports that lead nowhere.
+    unwired: Vec<&'static str>,
     first_table: usize,
     pub(crate) processed: u64,
     pub(crate) emitted: u64,
@@ -72,10 +74,12 @@ pub(crate) fn build(
             let what = format!("{} is a service", operator.shown);
             return Err(TaskError::Plan { task: spec.shown.clone(), what });
         };
+        let ports = ports(operator, tables, outbox)?;
         nodes.push(Node {
             name: operator.shown.clone(),
             operator: make(&context).map_err(|error| TaskError::Build { name: operator.shown.clone(), error })?,
-            ports: ports(operator, tables, outbox)?,
+            unwired: ports.iter().filter(|port| port.to.is_empty()).map(|port| port.name).collect(),
+            ports,
             first_table,
             processed: 0,
             emitted: 0,
@@ -115,7 +119,7 @@ impl Node {
     ) -> Result<(), OperatorError> {
         let begun = timed.map(|weight| (weight, Instant::now()));
         let before = out.len();
-        let mut context = Context::new(StateView::new(tables, self.first_table), lookups, out);
+        let mut context = Context::new(StateView::new(tables, self.first_table), lookups, out).unwired(&self.unwired);
         let result = self.operator.process(input, &mut context);
         self.processed += 1;
         self.emitted += (out.len() - before) as u64;

@@ -3,6 +3,7 @@
 mod ownership;
 mod refusal;
 mod stop;
+mod work;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use sluice_failpoints::Point;
 use sluice_log::{Partition, Record, SharedLog};
-use sluice_proto::{Body, EventTime, Offset, hash64};
+use sluice_proto::{Offset, hash64};
 use sluice_state::{Lineage, StateEnv, Tables};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,20 +24,17 @@ use super::feed::{Feed, Reads};
 use super::follow::Outputs;
 use super::lanes::Watermarks;
 use super::letters::Letters;
-use super::nodes::{self, Node, Route};
+use super::nodes::{self, Node};
 use super::order::Order;
 use super::outbox::Outbox;
 use super::owners::{Owners, Tenure};
 use super::persist;
 use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
-use super::reader::Admitted;
 use super::status::Shared;
-use crate::operator::{Emission, Externals, Input, InputPosition, Key, Lookups, OperatorError, Source};
+use crate::operator::{Emission, Externals, InputPosition, Lookups, OperatorError, Source};
 use stop::{drain_over, interrupted};
-
-/// One in this many records has its operators' time taken.
-const TIMED_ONE_IN: u64 = 16;
+use work::Work;
 
 /// Records that a task leaves uncommitted, at most: see [`super::RuntimeOptions::linger`].
 const MAX_UNCOMMITTED: usize = 32_768;
@@ -105,16 +103,6 @@ enum Next {
     Finish,
     /// Come to an end.
     Stop,
-}
-
-/// What is left to do for the record at hand; the last one is done first.
-enum Work {
-    /// Give a record to a port.
-    Deliver(PortRef, EventTime, Arc<Body>),
-    /// Bring a record on its way.
-    Route(Route, Emission),
-    /// Find out where a record goes that this operator sent.
-    Emitted(usize, Emission),
 }
 
 impl Task {
@@ -350,131 +338,6 @@ impl Task {
         Ok(())
     }
 
-    /// Runs the operators on each record; what they send to topics waits in the outbox.
-    pub(super) async fn process(&mut self, input: usize, records: Vec<Record>) -> Result<(), TaskError> {
-        for record in records {
-            let next = record.offset.next();
-            self.inputs[input].at = record.offset;
-            if let Some(admitted) = self.admit(input, record)? {
-                self.process_one(input, admitted).await?;
-            }
-            self.inputs[input].feed.next = next;
-        }
-        self.inputs[input].moved = true;
-        Ok(())
-    }
-
-    async fn process_one(&mut self, index: usize, record: Admitted) -> Result<(), TaskError> {
-        let input = &mut self.inputs[index];
-        input.source.offset = record.offset;
-        input.processed += 1;
-        let timed = input.processed.is_multiple_of(TIMED_ONE_IN).then_some(TIMED_ONE_IN);
-        let event_time = &self.shared.feeds[index].event_time;
-        event_time.store(record.envelope.event_time_ns, Ordering::Relaxed);
-        let time = record.envelope.event_time();
-        // The gate lets nothing through that has no body.
-        let Some(body) = record.envelope.body.map(Arc::new) else { return Ok(()) };
-        if self.letters.as_ref().is_some_and(|letters| letters.redriven == index) {
-            self.redrive(index, &body)?;
-        }
-        self.work.extend(self.inputs[index].to.iter().rev().map(|port| Work::Deliver(*port, time, Arc::clone(&body))));
-        drop(body);
-        self.work_off(index, timed).await
-    }
-
-    /// Does what is left to do for the record at hand.
-    async fn work_off(&mut self, index: usize, timed: Option<u64>) -> Result<(), TaskError> {
-        while let Some(work) = self.work.pop() {
-            match work {
-                Work::Deliver(port, time, record) => self.deliver(index, port, (time, &record), timed).await?,
-                Work::Emitted(operator, emission) => self.fan_out(index, operator, emission)?,
-                Work::Route(route, emission) => self.route(index, route, emission)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives a record to an operator, once the tables are as far as it needs; what it sends goes on the pile so that
-    /// it is dealt with in the order it was sent, each with all that follows from it before the next one.
-    async fn deliver(
-        &mut self,
-        input: usize,
-        to: PortRef,
-        (event_time, record): (EventTime, &Arc<Body>),
-        timed: Option<u64>,
-    ) -> Result<(), TaskError> {
-        if let Some((kind, offset)) = self.nodes[to.operator].operator.requires(record) {
-            self.require(input, to.operator, kind, offset).await?;
-        }
-        let node = &mut self.nodes[to.operator];
-        let given = Input { port: to.port, event_time, record, source: &self.inputs[input].source };
-        let processed = node.process(&given, &mut self.tables, &self.lookups, &mut self.emissions, timed);
-        match processed {
-            Err(OperatorError::Record(cause)) if self.letters.is_some() => {
-                self.emissions.clear();
-                return self.refuse_at(input, to, event_time, record, cause);
-            }
-            processed => processed.map_err(|error| operator_error(&node.name, &self.inputs[input], error))?,
-        }
-        self.work.extend(self.emissions.drain(..).rev().map(|emission| Work::Emitted(to.operator, emission)));
-        Ok(())
-    }
-
-    async fn require(&mut self, input: usize, operator: usize, kind: &str, offset: Offset) -> Result<(), TaskError> {
-        let name = &self.nodes[operator].name;
-        let Some(broadcast) = self.broadcasts.iter_mut().find(|broadcast| broadcast.kind == kind) else {
-            let bug = crate::OperatorError::Bug(format!("it needs a table of kind {kind}, which it does not have"));
-            return Err(operator_error(name, &self.inputs[input], bug));
-        };
-        if broadcast.has_reached(offset)
-            || broadcast.reach(offset, self.table_timeout, &mut self.lookups, &mut self.tables).await?
-        {
-            return broadcast.recall(offset, &mut self.lookups).await;
-        }
-        Err(broadcast.behind(name, offset, self.table_timeout))
-    }
-
-    fn fan_out(&mut self, input: usize, operator: usize, emission: Emission) -> Result<(), TaskError> {
-        let node = &self.nodes[operator];
-        let routes = node.routes(&emission).map_err(|error| operator_error(&node.name, &self.inputs[input], error))?;
-        match routes {
-            [] => Ok(()),
-            [only] => {
-                let only = *only;
-                self.route(input, only, emission)
-            }
-            [first, others @ ..] => {
-                self.work.extend(others.iter().rev().map(|route| Work::Route(*route, emission.clone())));
-                self.work.push(Work::Route(*first, emission));
-                Ok(())
-            }
-        }
-    }
-
-    fn route(&mut self, input: usize, route: Route, emission: Emission) -> Result<(), TaskError> {
-        let Emission { key, event_time, body, .. } = emission;
-        match route {
-            Route::Stored(topic) => self.store(input, topic, &key, event_time, body),
-            Route::Direct(port) => {
-                self.work.push(Work::Deliver(port, event_time, body));
-                Ok(())
-            }
-        }
-    }
-
-    /// Adds an output to the batch, made from the record at hand of this input.
-    fn store(
-        &mut self,
-        input: usize,
-        topic: usize,
-        key: &Key,
-        event_time: EventTime,
-        body: Arc<Body>,
-    ) -> Result<(), TaskError> {
-        let stored = self.outbox.store(topic, (input, self.inputs[input].at), key, event_time, body);
-        stored.map_err(|what| operator_error(&self.name, &self.inputs[input], crate::OperatorError::Bug(what)))
-    }
-
     /// Lets operators with effects outside the state make them durable, together with the positions.
     pub(super) fn flush(&mut self) -> Result<(), TaskError> {
         sluice_failpoints::check(Point::FlushBefore)?;
@@ -531,11 +394,6 @@ impl Task {
         self.shared.letters.store(self.letters.as_ref().map_or(0, |letters| letters.written), Ordering::Relaxed);
         self.shared.batches.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-fn operator_error(operator: &str, input: &TaskInput, error: crate::OperatorError) -> TaskError {
-    let (partition, offset) = (input.feed.partition().clone(), input.source.offset);
-    TaskError::Operator { operator: operator.to_owned(), partition, offset, error }
 }
 
 impl TaskInput {

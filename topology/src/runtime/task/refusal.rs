@@ -13,14 +13,14 @@ use crate::runtime::error::TaskError;
 use crate::runtime::letters::{DEAD_LETTERS, Letters, Opened, Refused};
 use crate::runtime::outbox::Outbox;
 use crate::runtime::plan::{PortRef, TaskSpec};
-use crate::runtime::reader::{Admitted, ReadError};
+use crate::runtime::reader::ReadError;
 
 impl Task {
     /// Lets a record through that is new. One that cannot be read stops the task, or goes to the dead letters.
-    pub(super) fn admit(&mut self, index: usize, record: Record) -> Result<Option<Admitted>, TaskError> {
+    pub(super) fn admit(&mut self, index: usize, record: Record) -> Result<Option<(EventTime, Arc<Body>)>, TaskError> {
         let (offset, raw) = (record.offset, self.letters.as_ref().map(|_| record.value.clone()));
         let gate = &mut self.inputs[index].feed.gate;
-        match (gate.pass(record), raw) {
+        match (gate.pass_body(record), raw) {
             (Err(ReadError::Decode { error, partition, .. }), Some(raw)) => {
                 if gate.pass_over(offset, raw.clone())? {
                     let cause = error.to_string();

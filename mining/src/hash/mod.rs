@@ -3,7 +3,13 @@
 //! Judging a share is hashing and little else (DESIGN 10), so the messages are laid out in blocks here, with their
 //! padding, and handed to the compression function at once: the buffering of a general hasher costs half as much again.
 
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)] // only to call what a CPU feature guards, and to see a register as its words
+mod lanes;
+
 use sha2::block_api::compress256;
+
+use crate::merkle::root_from_branch;
 
 type Block = [u8; 64];
 type State = [u32; 8];
@@ -31,12 +37,47 @@ pub(crate) fn pair(left: &[u8; 32], right: &[u8; 32]) -> [u8; 32] {
 
 /// Hash of a block header.
 pub fn header_hash(header: &[u8; 80]) -> [u8; 32] {
+    let mut state = INITIAL;
+    compress256(&mut state, &header_blocks(header));
+    second(state)
+}
+
+fn header_blocks(header: &[u8; 80]) -> [Block; 2] {
     let (mut first, mut last) = ([0; 64], [0; 64]);
     first.copy_from_slice(&header[..64]);
     last[..16].copy_from_slice(&header[64..]);
-    let mut state = INITIAL;
-    compress256(&mut state, &[first, padded(last, 16, 80)]);
-    second(state)
+    [first, padded(last, 16, 80)]
+}
+
+/// How many shares are best hashed together.
+pub(crate) const TOGETHER: usize = 16;
+/// From how many shares on that is worth it, where the CPU can: they take the time of so many one after the other.
+#[cfg(target_arch = "x86_64")]
+const WORTHWHILE: usize = 6;
+
+/// Double hashes of the headers that `header` makes of merkle roots: the root of share number n is that of `branch`
+/// above the double hash of `coinbase` with `fillings[n]`. At most [`TOGETHER`] of them.
+pub(crate) fn hash_shares(
+    coinbase: &Message,
+    branch: &[[u8; 32]],
+    fillings: &[[u8; 12]],
+    header: impl Fn(usize, [u8; 32]) -> [u8; 80],
+    mut hashed: impl FnMut([u8; 80], [u8; 32]),
+) {
+    #[cfg(target_arch = "x86_64")]
+    if (WORTHWHILE..=lanes::LANES).contains(&fillings.len()) {
+        // Lanes beyond the shares do the last share's work again.
+        let last = fillings.len() - 1;
+        let all = std::array::from_fn(|lane| fillings[lane.min(last)]);
+        if let Some(all) = lanes::hash(coinbase, branch, &all, |lane, root| header(lane.min(last), root)) {
+            all.into_iter().take(fillings.len()).for_each(|(header, hash)| hashed(header, hash));
+            return;
+        }
+    }
+    for (number, filling) in fillings.iter().enumerate() {
+        let header = header(number, root_from_branch(coinbase.double_hash(filling), branch));
+        hashed(header, header_hash(&header));
+    }
 }
 
 /// A message with a gap: hashed up to the gap, padded behind it. Filling the gap and hashing the rest is all that is
@@ -67,14 +108,20 @@ impl Message {
 
     /// Double SHA-256 of the message with `filling` in its gap.
     pub(crate) fn double_hash(&self, filling: &[u8]) -> [u8; 32] {
-        // The gap begins in the first block and ends in the second at the latest.
-        let (mut head, count) = ([[0; 64]; 2], self.rest.len().min(2));
-        head[..count].copy_from_slice(&self.rest[..count]);
-        head.as_flattened_mut()[self.gap..self.gap + filling.len()].copy_from_slice(filling);
+        let (head, count) = (self.filled(filling), self.rest.len().min(2));
         let mut state = self.state;
         compress256(&mut state, &head[..count]);
         compress256(&mut state, &self.rest[count..]);
         second(state)
+    }
+
+    /// The first two blocks of the rest (the second may be none): the gap begins in the first and ends in the second at
+    /// the latest.
+    fn filled(&self, filling: &[u8]) -> [Block; 2] {
+        let (mut head, count) = ([[0; 64]; 2], self.rest.len().min(2));
+        head[..count].copy_from_slice(&self.rest[..count]);
+        head.as_flattened_mut()[self.gap..self.gap + filling.len()].copy_from_slice(filling);
+        head
     }
 }
 
@@ -136,7 +183,61 @@ mod tests {
         }
     }
 
+    /// What shares together must give: each alone, by a general hasher.
+    fn one_by_one(
+        before: &[u8],
+        after: &[u8],
+        branch: &[[u8; 32]],
+        fillings: &[[u8; 12]],
+    ) -> Vec<([u8; 80], [u8; 32])> {
+        let header = |(number, filling): (usize, &[u8; 12])| {
+            let root = plain(&[before, filling, after].concat());
+            let root = branch.iter().fold(root, |node, sibling| plain(&[node, *sibling].concat()));
+            let header = header_of(number, root);
+            (header, plain(&header))
+        };
+        fillings.iter().enumerate().map(header).collect()
+    }
+
+    fn header_of(number: usize, root: [u8; 32]) -> [u8; 80] {
+        std::array::from_fn(|i| root[i % 32] ^ (i * number) as u8)
+    }
+
+    fn together(before: &[u8], after: &[u8], branch: &[[u8; 32]], fillings: &[[u8; 12]]) -> Vec<([u8; 80], [u8; 32])> {
+        let mut all = Vec::new();
+        let message = Message::new(before, after, 12);
+        hash_shares(&message, branch, fillings, header_of, |header, hash| all.push((header, hash)));
+        all
+    }
+
+    /// Every place of the gap in its block, one block and many behind it, and every number of shares.
+    #[test]
+    fn shares_together_are_hashed_as_each_alone() {
+        let fillings: Vec<[u8; 12]> = (0..16).map(|n| std::array::from_fn(|i| (n * 17 + i) as u8)).collect();
+        let branch = [[4; 32], [5; 32]];
+        for (before, after) in (0..66).flat_map(|before| [0, 20, 43, 44, 130].map(|after| (before, after))) {
+            let (before, after) = (vec![1; before], vec![3; after]);
+            let alone = one_by_one(&before, &after, &branch, &fillings);
+            assert_eq!(together(&before, &after, &branch, &fillings), alone, "{} bytes before the gap", before.len());
+        }
+        for count in 0..=16 {
+            let alone = one_by_one(&[1; 70], &[3; 70], &branch, &fillings[..count]);
+            assert_eq!(together(&[1; 70], &[3; 70], &branch, &fillings[..count]), alone, "{count} shares");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_shares_together_are_hashed_as_each_alone(
+            before in prop::collection::vec(any::<u8>(), 0..400),
+            after in prop::collection::vec(any::<u8>(), 0..400),
+            fillings in prop::collection::vec(any::<[u8; 12]>(), 0..=16),
+            branch in prop::collection::vec(any::<[u8; 32]>(), 0..14),
+        ) {
+            let alone = one_by_one(&before, &after, &branch, &fillings);
+            prop_assert_eq!(together(&before, &after, &branch, &fillings), alone);
+        }
+
         #[test]
         fn hashes_are_those_of_a_general_hasher(
             before in prop::collection::vec(any::<u8>(), 0..400),
