@@ -10,7 +10,7 @@ use serde_json::Value;
 
 /// Crates in levels: each may depend on the levels above its own, never on its own or a lower one.
 const LEVELS: [&[&str]; 6] = [
-    &["sluice-proto", "sluice-failpoints"],
+    &["sluice-proto", "sluice-failpoints", "sluice-rocks"],
     &["sluice-mining"],
     &["sluice-log", "sluice-state", "sluice-ledger"],
     &["sluice-topology"],

@@ -10,6 +10,8 @@ use rocksdb::{
     ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use sluice_rocks::ManifestError;
+
 use crate::commits::{self, Floor};
 use crate::types::{StateError, TableSpec};
 use crate::{Backend, Change, Reader, SYSTEM_TABLE};
@@ -80,6 +82,7 @@ impl RocksBackend {
         let table_options: Vec<Options> =
             specs.iter().map(|spec| cf_options(spec.group_prefix, cache)).chain([system]).collect();
         if is_state(path) {
+            check_files(path)?;
             check_tables(path, &names)?;
         } else {
             create(path, &names, &table_options, buffers)?;
@@ -173,8 +176,20 @@ pub(crate) fn is_state(path: &Path) -> bool {
     path.join("CURRENT").exists()
 }
 
+/// What RocksDB would read for ever is refused before.
+fn check_files(path: &Path) -> Result<(), StateError> {
+    let checked = sluice_rocks::check_manifest(path).and_then(|()| sluice_rocks::check_unrecycled_logs(path));
+    checked.map_err(|error| match error {
+        ManifestError::Damaged(what) => damaged(path, what),
+        ManifestError::Storage(what) => StateError::Storage(what),
+    })
+}
+
 /// Whether a process has the state in `path` open.
 pub(crate) fn is_locked(path: &Path) -> bool {
+    if check_files(path).is_err() {
+        return false;
+    }
     let Ok(names) = DB::list_cf(&Options::default(), path) else { return false };
     let opened = DB::open_cf_descriptors(&recovery(), path, families_to_read(&names));
     opened.is_err_and(|error| error.kind() == ErrorKind::IOError && error.as_ref().contains("lock"))
@@ -236,6 +251,7 @@ impl Shared {
         if !is_state(path) {
             return Err(damaged(path, "there is no state; has its file CURRENT been removed?"));
         }
+        check_files(path)?;
         let names = DB::list_cf(&Options::default(), path).map_err(|error| failure(path, error))?;
         let mut options = recovery();
         let opened = match scratch {

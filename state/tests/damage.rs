@@ -300,6 +300,27 @@ fn s2_an_older_commit_without_its_expired_rows_is_refused() {
     assert!(what.contains("must have"), "{what}");
 }
 
+/// S2: files that RocksDB would read for ever, since a record says that its file was recycled, are refused: by the task,
+/// and by whoever looks at the state.
+#[test]
+fn s2_files_that_have_no_end_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let killed = killed_at(dir.path(), 3);
+    let name = fs::read_to_string(killed.path().join(TASK).join("CURRENT")).unwrap();
+    let log = logs(killed.path()).remove(0);
+    for file in [name.trim(), log.file_name().unwrap().to_str().unwrap()] {
+        let damaged = copied(killed.path());
+        let live = damaged.path().join(TASK);
+        let mut bytes = fs::read(live.join(file)).unwrap();
+        let second = 7 + usize::from(u16::from_le_bytes([bytes[4], bytes[5]]));
+        bytes[second + 6] = 5;
+        fs::write(live.join(file), bytes).unwrap();
+        let what = refused(damaged.path());
+        assert!(what.contains("a record of type 5"), "{what}");
+        assert!(matches!(StoredState::open(&live), Err(StateError::Damaged { .. })));
+    }
+}
+
 /// S2: every byte of the small files, and every length of them.
 #[test]
 #[ignore = "thousands of damaged copies: for the nightly run"]

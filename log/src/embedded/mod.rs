@@ -13,7 +13,6 @@
 
 mod appender;
 mod follower;
-mod manifest;
 mod mark;
 mod metrics;
 mod queue;

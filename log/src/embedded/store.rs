@@ -18,6 +18,7 @@ use rocksdb::{
     IteratorMode, MultiThreaded, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use sluice_proto::hash64;
+use sluice_rocks::ManifestError;
 
 use super::mark::Marked;
 use super::{EmbeddedOptions, tuning};
@@ -386,7 +387,10 @@ fn existing(dir: &Path) -> Result<Option<Vec<String>>, LogError> {
     if !dir.join("CURRENT").exists() {
         return Ok(None);
     }
-    super::manifest::check(dir)?;
+    sluice_rocks::check_manifest(dir).map_err(|error| match error {
+        ManifestError::Damaged(what) => LogError::Corrupt(what),
+        ManifestError::Storage(what) => LogError::Storage(what),
+    })?;
     let names = Database::list_cf(&Options::default(), dir).map_err(|e| open_error(dir, &e))?;
     if names.iter().any(|name| name != DEFAULT && !name.contains('/')) {
         return Err(not_a_log(dir));

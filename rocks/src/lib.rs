@@ -1,0 +1,150 @@
+//! A look at the files of a database before RocksDB reads them: for the log and for states.
+//!
+//! RocksDB 11.8 reads for ever where a record's type says that its file was recycled and the first record's did not
+//! (`log::Reader::ReadPhysicalRecord` gives the record back without taking it). Manifests are never recycled, so one
+//! flipped bit in one would keep a log or a state from opening without a word.
+
+use std::path::Path;
+
+/// Why RocksDB must not read a database.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// The manifest, or the file that names it, is damaged.
+    #[error("{0}")]
+    Damaged(String),
+    /// A file cannot be read.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// Bytes of a block; no record's header stands across the end of one.
+const BLOCK: usize = 32 << 10;
+/// Checksum (4 bytes), length (2 bytes, little-endian), type.
+const HEADER: usize = 7;
+/// Types of records: whole, first, middle and last parts.
+const TYPES: std::ops::RangeInclusive<u8> = 1..=4;
+/// Types of records of recycled files.
+const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
+
+/// Refuses a manifest of the database in `dir` with a record that is none. What it holds RocksDB checks by itself.
+///
+/// # Errors
+/// [`ManifestError::Damaged`] with the place; [`ManifestError::Storage`] if a file cannot be read.
+pub fn check_manifest(dir: &Path) -> Result<(), ManifestError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => ManifestError::Damaged(format!("{} is missing", path.display())),
+            _ => ManifestError::Storage(format!("{}: {error}", path.display())),
+        })
+    };
+    let current = read("CURRENT")?;
+    let name = std::str::from_utf8(&current).ok().and_then(|text| text.strip_suffix('\n'));
+    let Some(name) = name.filter(|name| name.starts_with("MANIFEST-") && !name.contains(['/', '\0'])) else {
+        return Err(ManifestError::Damaged(format!("{} names no manifest", dir.join("CURRENT").display())));
+    };
+    match wrong_type(&read(name)?, |kind| !TYPES.contains(&kind)) {
+        None => Ok(()),
+        Some((at, found)) => Err(ManifestError::Damaged(format!(
+            "{}: a record of type {found} at byte {at}; restore the directory from a copy",
+            dir.join(name).display()
+        ))),
+    }
+}
+
+/// Refuses a write-ahead log of the database in `dir` with a record that says its file was recycled: for databases whose
+/// write-ahead logs never are. All other damage RocksDB tells by itself.
+///
+/// # Errors
+/// As [`check_manifest`].
+pub fn check_unrecycled_logs(dir: &Path) -> Result<(), ManifestError> {
+    let failed = |path: &Path, error: std::io::Error| ManifestError::Storage(format!("{}: {error}", path.display()));
+    for entry in dir.read_dir().map_err(|error| failed(dir, error))? {
+        let path = entry.map_err(|error| failed(dir, error))?.path();
+        if path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let bytes = match std::fs::read(&path) {
+            // Its owner has removed it since.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(|error| failed(&path, error))?,
+        };
+        if let Some((at, found)) = wrong_type(&bytes, |kind| RECYCLED.contains(&kind)) {
+            let what = format!("{}: a record of type {found} at byte {at}, as of a recycled file", path.display());
+            return Err(ManifestError::Damaged(what));
+        }
+    }
+    Ok(())
+}
+
+/// Where a record has a wrong type, and the type. A record that is cut is the end, as after a crash; so are
+/// zeros that a file system leaves.
+fn wrong_type(file: &[u8], is_wrong: impl Fn(u8) -> bool) -> Option<(usize, u8)> {
+    for (number, block) in file.chunks(BLOCK).enumerate() {
+        let mut at = 0;
+        while let Some(&[_, _, _, _, low, high, kind]) = block.get(at..at + HEADER) {
+            let length = u16::from_le_bytes([low, high]);
+            if kind == 0 && length == 0 {
+                break;
+            }
+            if is_wrong(kind) {
+                return Some((number * BLOCK + at, kind));
+            }
+            at += HEADER + usize::from(length);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, length: u16) -> Vec<u8> {
+        let mut record = vec![9; HEADER + usize::from(length)];
+        record[4..6].copy_from_slice(&length.to_le_bytes());
+        record[6] = kind;
+        record
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_found_and_a_cut_one_is_the_end() {
+        let wrong = |file: &[u8]| wrong_type(file, |kind| !TYPES.contains(&kind));
+        let mut sound = [record(1, 30), record(1, 0), record(2, (BLOCK - 2 * HEADER - 30 - HEADER) as u16)].concat();
+        assert_eq!(sound.len(), BLOCK);
+        sound.extend(record(4, 40));
+        assert_eq!(wrong(&sound), None);
+        assert_eq!(wrong(&sound[..sound.len() - 1]), None);
+        assert_eq!(wrong(&[&sound[..], &[0; 50]].concat()), None);
+        for kind in [5, 8, 11, 131] {
+            assert_eq!(wrong(&[&sound[..], &record(kind, 3)].concat()), Some((BLOCK + HEADER + 40, kind)));
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_rocksdb_would_read_for_ever_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("MANIFEST-000005");
+        std::fs::write(dir.path().join("CURRENT"), "MANIFEST-000005\n").unwrap();
+        let missing = check_manifest(dir.path()).unwrap_err().to_string();
+        assert!(missing.contains("is missing"), "{missing}");
+        std::fs::write(&path, [record(1, 30), record(1, 7)].concat()).unwrap();
+        check_manifest(dir.path()).unwrap();
+        std::fs::write(&path, [record(1, 30), record(131, 7)].concat()).unwrap();
+        let error = check_manifest(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("type 131") && error.contains(&path.display().to_string()), "{error}");
+        std::fs::write(dir.path().join("CURRENT"), "MANIFEST/../x\n").unwrap();
+        assert!(check_manifest(dir.path()).unwrap_err().to_string().contains("names no manifest"));
+    }
+
+    #[test]
+    fn a_write_ahead_log_that_says_it_was_recycled_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000007.log");
+        for (kind, refused) in [(1, false), (4, false), (9, false), (5, true), (131, true)] {
+            std::fs::write(&path, [record(1, 30), record(kind, 7)].concat()).unwrap();
+            assert_eq!(check_unrecycled_logs(dir.path()).is_err(), refused, "{kind}");
+        }
+    }
+}
