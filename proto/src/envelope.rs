@@ -5,11 +5,9 @@ use prost::Message;
 
 use crate::Body;
 use crate::parse::ShareRecord;
+use crate::upgrade::{SCHEMA, to_newest};
 use crate::v1::{Coordinates, Envelope, Fence};
 use crate::{EventTime, Position};
-
-/// Version of the schema that this build writes, and the newest that it reads.
-pub const SCHEMA: u32 = 1;
 
 /// A record that cannot be read. On a money path this stops the task (invariant P1).
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +18,14 @@ pub enum DecodeError {
     /// Written by a newer program, or by none.
     #[error("record of schema version {0}, this program reads versions 1 to {SCHEMA}; run the newer program")]
     Schema(u32),
+    /// Of a released version, and yet not as that version wrote it.
+    #[error("record of schema version {version} that cannot be brought to version {SCHEMA}: {what}")]
+    Upgrade {
+        /// Its version.
+        version: u32,
+        /// What is wrong with it.
+        what: String,
+    },
     /// An envelope whose body this program does not know.
     #[error("record with an empty or unknown body; run the newer program")]
     NoBody,
@@ -159,7 +165,7 @@ pub fn encode_into(envelope: &Envelope, buffer: &mut BytesMut) {
     envelope.encode_raw(buffer);
 }
 
-/// Reads a record; byte fields share `bytes`.
+/// Reads a record of any version, as the newest version has it; byte fields share `bytes`.
 ///
 /// # Errors
 /// If the bytes are malformed, of a schema this program does not know, or without a body it knows.
@@ -172,10 +178,8 @@ pub fn decode(bytes: Bytes) -> Result<Envelope, DecodeError> {
 
 /// As [`decode`], whatever the record holds.
 pub(crate) fn decode_any(bytes: Bytes) -> Result<Envelope, DecodeError> {
-    let envelope = Envelope::decode(bytes)?;
-    if envelope.schema == 0 || envelope.schema > SCHEMA {
-        return Err(DecodeError::Schema(envelope.schema));
-    }
+    let mut envelope = Envelope::decode(bytes)?;
+    to_newest(&mut envelope)?;
     if envelope.body.is_none() {
         return Err(DecodeError::NoBody);
     }

@@ -9,12 +9,14 @@ mod parse;
 mod partition;
 mod share;
 mod types;
+mod upgrade;
 
-pub use envelope::{DecodeError, Head, RecordKind, SCHEMA, decode, encode, encode_into};
+pub use envelope::{DecodeError, Head, RecordKind, decode, encode, encode_into};
 pub use parse::{ShareRecord, peek_share};
 pub use partition::{hash32, hash64, partition_of};
 pub use share::{Share, encode_share_into};
 pub use types::{Epoch, EventTime, Offset, Position};
+pub use upgrade::SCHEMA;
 
 /// Types generated from `sluice/v1/sluice.proto`; the comments there are their documentation.
 #[allow(missing_docs, clippy::all)]

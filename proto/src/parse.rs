@@ -3,7 +3,7 @@
 //! Only what this program writes is read here: fields in order, each at most once, none that is unknown. Everything else
 //! is left to the general decoder, so that nothing is accepted or refused here that it would not be there.
 
-use crate::envelope::SCHEMA;
+use crate::upgrade::SCHEMA;
 use crate::v1::{Coordinates, Envelope, envelope::Body};
 use crate::{EventTime, Share};
 

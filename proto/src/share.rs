@@ -8,7 +8,7 @@ use prost::encoding::{
 };
 
 use crate::EventTime;
-use crate::envelope::SCHEMA;
+use crate::upgrade::SCHEMA;
 use crate::v1::{Coordinates, Submission};
 
 /// A [`Submission`] whose names are borrowed. The fields are those of the schema.
