@@ -8,12 +8,14 @@ use parking_lot::Mutex;
 use rocksdb::{Cache, WriteBufferManager};
 
 use crate::checkpoint::{self, Checkpointer, Checkpoints, Describe};
+use crate::lineage::{Lineage, StoredLineage};
 use crate::memory::MemoryBackend;
 use crate::rocks;
 use crate::rocks::RocksBackend;
 use crate::stored::StoredState;
-use crate::tables::Tables;
-use crate::types::{Lineage, StateError, TableSpec};
+use crate::tables::{Opened, Tables};
+use crate::types::{StateError, TableSpec};
+use crate::upgrade::{Swap, upgrade};
 
 /// Bounds of what all states of a process keep in memory together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +89,8 @@ impl StateEnv {
     }
 
     /// The state of the task that `lineage` names: the one that is there; else the newest checkpoint of the same lineage
-    /// that is in order, older ones after newer ones; else an empty one.
+    /// that is in order, older ones after newer ones; else an empty one. Tables of earlier versions are brought to the
+    /// newest one: the state is written anew beside the old one and takes its place at once, or not at all.
     ///
     /// # Errors
     /// [`StateError::Foreign`] if the state that is there has another lineage, [`StateError::Damaged`] if it is damaged,
@@ -95,15 +98,13 @@ impl StateEnv {
     pub fn open(&self, specs: Vec<TableSpec>, lineage: &Lineage) -> Result<Tables, StateError> {
         match self.0.as_ref() {
             Place::Disk { dir, cache, buffers, rebuild } => {
-                let path = dir.join(directory_name(&lineage.task));
-                let open = |specs: Vec<TableSpec>| {
-                    let backend = RocksBackend::open(&path, &specs, cache, buffers)?;
-                    Tables::open(Box::new(backend), specs, lineage, &path.display().to_string())
-                };
+                let path = state_directory(dir, &lineage.task);
+                Swap::of(&path).recover()?;
+                let open = || on_disk(&path, &specs, lineage, (cache, buffers));
                 // An empty directory is no state: somebody has removed it.
                 if path.read_dir().is_ok_and(|mut files| files.next().is_some()) {
                     let checked = if *rebuild && rocks::is_state(&path) { checked(&path) } else { Ok(()) };
-                    match checked.and_then(|()| open(specs.clone())) {
+                    match checked.and_then(|()| open()) {
                         Err(error) if *rebuild && !matches!(error, StateError::Storage(_)) => {
                             let aside = checkpoint::move_aside(&path)?;
                             tracing::warn!(task = lineage.task, reason = %error, aside = %aside.display(),
@@ -113,16 +114,25 @@ impl StateEnv {
                     }
                 }
                 restore(dir, &path, lineage, &specs)?;
-                open(specs)
+                open()
             }
             Place::Memory { states } => {
+                let place = format!("(in memory) {}", lineage.task);
                 let mut states = states.lock();
                 let backend = states.entry(lineage.task.clone()).or_insert_with(|| MemoryBackend::new(&specs)).clone();
                 if backend.table_count() != specs.len() + 1 {
-                    let path = format!("(in memory) {}", lineage.task);
-                    return Err(StateError::Foreign { path, what: "it has other tables".into() });
+                    return Err(StateError::Foreign { path: place, what: "it has other tables".into() });
                 }
-                Tables::open(Box::new(backend), specs, lineage, "(in memory)")
+                match Tables::open(Box::new(backend), specs.clone(), lineage, &place)? {
+                    Opened::Ready(tables) => Ok(tables),
+                    Opened::Older(old, found) => {
+                        told(&lineage.task, &found, &specs);
+                        let new = MemoryBackend::new(&specs);
+                        upgrade(&old, &found, Box::new(new.clone()), &lineage.with_tables(&specs), &place)?;
+                        states.insert(lineage.task.clone(), new.clone());
+                        Tables::open(Box::new(new), specs, lineage, &place)?.ready(&place)
+                    }
+                }
             }
         }
     }
@@ -131,6 +141,30 @@ impl StateEnv {
     pub fn checkpointer(&self, tables: &Tables, task: &str, describe: Describe) -> Option<Checkpointer> {
         let checkpoints = Checkpoints::of(self.dir()?, task);
         Some(Checkpointer::new(checkpoints, tables.reader(), describe))
+    }
+}
+
+/// Opens the state in `path`, and upgrades it where it is of an earlier version.
+fn on_disk(
+    path: &Path,
+    specs: &[TableSpec],
+    lineage: &Lineage,
+    (cache, buffers): (&Cache, &WriteBufferManager),
+) -> Result<Tables, StateError> {
+    let place = path.display().to_string();
+    let backend = |path: &Path| RocksBackend::open(path, specs, cache, buffers).map(Box::new);
+    match Tables::open(backend(path)?, specs.to_vec(), lineage, &place)? {
+        Opened::Ready(tables) => Ok(tables),
+        Opened::Older(old, found) => {
+            told(&lineage.task, &found, specs);
+            let swap = Swap::of(path);
+            upgrade(&old, &found, backend(swap.upgraded())?, &lineage.with_tables(specs), &place)?;
+            drop(old);
+            swap.leave()?;
+            swap.enter()?;
+            swap.recover()?;
+            Tables::open(backend(path)?, specs.to_vec(), lineage, &place)?.ready(&place)
+        }
     }
 }
 
@@ -156,6 +190,23 @@ fn restore(dir: &Path, path: &Path, lineage: &Lineage, specs: &[TableSpec]) -> R
         );
     }
     Ok(())
+}
+
+/// Says what is upgraded.
+fn told(task: &str, found: &StoredLineage, specs: &[TableSpec]) {
+    for (found, spec) in found.tables.iter().zip(specs).filter(|(found, spec)| found.version < spec.version()) {
+        tracing::info!(task, table = spec.name, from = found.version, to = spec.version(), "a table is upgraded");
+    }
+}
+
+/// Where the state of `task` lies below `dir`.
+pub fn state_directory(dir: &Path, task: &str) -> PathBuf {
+    dir.join(directory_name(task))
+}
+
+/// Where the state of `task` can be read now: a crash during an upgrade may have left it beside its place.
+pub fn state_now(dir: &Path, task: &str) -> PathBuf {
+    Swap::of(&state_directory(dir, task)).current().to_owned()
 }
 
 /// `task` with everything but letters, digits, `.`, `_` and `-` written as `%` and two hex digits, so that a task's

@@ -13,19 +13,22 @@ pub mod checkpoint;
 mod commits;
 mod digest;
 mod env;
+mod lineage;
 mod memory;
 mod rocks;
 mod stored;
 mod tables;
 mod types;
+mod upgrade;
 
 pub use digest::row_hash;
-pub use env::{MemoryLimits, StateEnv};
+pub use env::{MemoryLimits, StateEnv, state_directory, state_now};
+pub use lineage::{Fit, Lineage, StoredLineage, TableVersion};
 pub use memory::MemoryBackend;
 pub use rocks::RocksBackend;
 pub use stored::{StoredState, StoredTable, states_in};
 pub use tables::Tables;
-pub use types::{Digest, Lineage, StateError, TableSpec};
+pub use types::{Digest, StateError, TableSpec, TableStep};
 
 use bytes::Bytes;
 

@@ -270,6 +270,10 @@ impl Shared {
         failure(&self.path, error)
     }
 
+    pub(crate) fn foreign(&self, what: impl Into<String>) -> StateError {
+        foreign(&self.path, what)
+    }
+
     pub(crate) fn damaged(&self, what: impl ToString) -> StateError {
         damaged(&self.path, what)
     }

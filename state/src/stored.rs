@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::digest::{Group, row_hash};
+use crate::lineage::{StoredLineage, TableVersion};
 use crate::rocks::{self, RocksReader, Shared};
 use crate::tables::{DIGEST, LINEAGE, META, digest_key_parts};
 use crate::types::{Digest, StateError, TableSpec};
@@ -16,13 +17,14 @@ use crate::{Reader, SYSTEM_TABLE};
 pub struct StoredState {
     shared: Arc<Shared>,
     lineage: String,
+    made_from: StoredLineage,
     tables: Vec<StoredTable>,
     /// Files of who reads beside the owner; removed with this.
     _scratch: Option<tempfile::TempDir>,
 }
 
 /// A table of a stored state, as its digests say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct StoredTable {
     /// Its name and how its rows expire.
     pub spec: TableSpec,
@@ -59,8 +61,14 @@ impl StoredState {
         let lineage = lineage.ok_or_else(|| shared.damaged("it does not say what it was made from"))?;
         let lineage = String::from_utf8_lossy(&lineage).into_owned();
         shared.commits()?;
-        let mut this = Self { shared: Arc::new(shared), lineage, tables: Vec::new(), _scratch: scratch };
-        let specs = tables_of(&this.lineage).map_err(|what| this.shared.damaged(what))?;
+        let made_from = StoredLineage::parse(&lineage).map_err(|what| shared.foreign(what))?;
+        let table = |table: &TableVersion| TableSpec {
+            name: table.name.clone(),
+            group_prefix: table.group_prefix,
+            steps: &[],
+        };
+        let specs: Vec<TableSpec> = made_from.tables.iter().map(table).collect();
+        let mut this = Self { shared: Arc::new(shared), lineage, made_from, tables: Vec::new(), _scratch: scratch };
         let groups = this.stored_groups(specs.len())?;
         let table = |(spec, groups): (TableSpec, BTreeMap<Bytes, Group>)| {
             let (digest, rows) = sum(&groups);
@@ -75,9 +83,14 @@ impl StoredState {
         &self.lineage
     }
 
-    /// Name of its task; empty if the lineage names none.
+    /// The same, as it was understood.
+    pub fn made_from(&self) -> &StoredLineage {
+        &self.made_from
+    }
+
+    /// Name of its task.
     pub fn task(&self) -> &str {
-        self.lineage.lines().find_map(|line| line.strip_prefix("task ")).unwrap_or_default()
+        &self.made_from.lineage.task
     }
 
     /// Its tables, in the order of the task.
@@ -169,7 +182,7 @@ pub fn states_in(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
     for entry in dir.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let other = name.ends_with("%new") || name.contains("%aside-") || name == crate::checkpoint::DIRECTORY;
+        let other = ["%new", "%upgraded", "%old"].iter().any(|suffix| name.ends_with(suffix)) || name.contains("%aside-") || name == crate::checkpoint::DIRECTORY;
         if !other && rocks::is_state(&path) {
             found.push(path);
         }
@@ -182,16 +195,4 @@ fn sum(groups: &BTreeMap<Bytes, Group>) -> (Digest, u64) {
     groups.values().fold((Digest::default(), 0), |(digest, rows), group| {
         (digest.plus(group.digest.to_u128()), rows.saturating_add(group.rows))
     })
-}
-
-/// The tables that a lineage names, in order.
-fn tables_of(lineage: &str) -> Result<Vec<TableSpec>, String> {
-    let lines = lineage.lines().filter_map(|line| line.strip_prefix("table "));
-    let spec = |line: &str| {
-        let mut words = line.split(' ');
-        let (name, group) = (words.next()?, words.next()?);
-        let group_prefix = if group == "-" { None } else { Some(group.parse().ok()?) };
-        Some(TableSpec { name: name.to_owned(), group_prefix })
-    };
-    lines.map(|line| spec(line).ok_or_else(|| format!("its table \"{line}\" cannot be read"))).collect()
 }

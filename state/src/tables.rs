@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::digest::{TableDigest, row_hash};
-use crate::types::{Digest, Lineage, StateError, TableSpec, first_difference};
+use crate::lineage::{Fit, Lineage, StoredLineage};
+use crate::types::{Digest, StateError, TableSpec};
 use crate::{Backend, Change, Reader};
 
 /// First byte of the system table's keys, by what they hold.
@@ -93,6 +94,26 @@ impl Table {
     }
 }
 
+/// A state as it was found.
+pub(crate) enum Opened {
+    /// As this program writes it.
+    Ready(Tables),
+    /// With rows of earlier versions, which the lineage tells: to be read and upgraded only.
+    Older(Tables, StoredLineage),
+}
+
+impl Opened {
+    /// The tables of a state that was just written.
+    pub(crate) fn ready(self, place: &str) -> Result<Tables, StateError> {
+        match self {
+            Self::Ready(tables) => Ok(tables),
+            Self::Older(..) => {
+                Err(StateError::Storage(format!("{place} has rows of an earlier version after its upgrade")))
+            }
+        }
+    }
+}
+
 impl Tables {
     /// Tables above a back end that was opened with the same specs.
     ///
@@ -110,34 +131,45 @@ impl Tables {
     /// # Errors
     /// [`StateError::Foreign`] with the first difference if the state was made from something else; `place` says where
     /// it lies.
-    pub fn open(
-        mut backend: Box<dyn Backend>,
+    pub(crate) fn open(
+        backend: Box<dyn Backend>,
         specs: Vec<TableSpec>,
         lineage: &Lineage,
         place: &str,
-    ) -> Result<Self, StateError> {
-        let system = specs.len();
-        let wanted = lineage.describe(&specs);
-        match backend.get(system, LINEAGE)? {
-            Some(found) => {
-                let found = String::from_utf8_lossy(&found);
-                if let Some(what) = first_difference(&found, &wanted) {
-                    let what = format!("{what}; replay the task into a new state, or go back to what made this one");
-                    return Err(StateError::Foreign { path: place.to_owned(), what });
-                }
+    ) -> Result<Opened, StateError> {
+        let foreign = |what| StateError::Foreign { path: place.to_owned(), what };
+        let wanted = lineage.with_tables(&specs);
+        let stored = backend.get(specs.len(), LINEAGE)?;
+        let text = stored.as_deref().map(String::from_utf8_lossy);
+        let found = text.as_deref().map_or_else(|| Ok(wanted.clone()), StoredLineage::parse).map_err(foreign)?;
+        match found.fit(&wanted) {
+            Fit::Foreign(what) => {
+                let what = format!("{what}; replay the task into a new state, or go back to what made this one");
+                Err(foreign(what))
             }
+            Fit::Newer(what) => Err(foreign(what)),
+            Fit::Older(_) => Ok(Opened::Older(Self::new(backend, specs)?, found)),
             // A crash may have come between creating it and this; but rows cannot be there before it.
-            None if has_rows(backend.as_ref(), system)? => {
+            Fit::Same if text.is_none() && has_rows(backend.as_ref(), specs.len())? => {
                 let what = "it has rows and does not say what they were made from".to_owned();
-                return Err(StateError::Damaged { path: place.to_owned(), what });
+                Err(StateError::Damaged { path: place.to_owned(), what })
             }
-            None => {
-                let (key, value) = (Bytes::from_static(LINEAGE), Bytes::from(wanted));
-                backend.commit(&[Change::Put { table: system, key, value }])?;
-                backend.sync()?;
+            Fit::Same => {
+                let is_written = text.is_some_and(|text| text == wanted.to_text());
+                let mut this = Self::new(backend, specs)?;
+                if !is_written {
+                    this.store_lineage(&wanted)?;
+                }
+                Ok(Opened::Ready(this))
             }
         }
-        Self::new(backend, specs)
+    }
+
+    /// Writes the lineage, durably.
+    pub(crate) fn store_lineage(&mut self, lineage: &StoredLineage) -> Result<(), StateError> {
+        let (key, value) = (Bytes::from_static(LINEAGE), Bytes::from(lineage.to_text()));
+        self.backend.commit(&[Change::Put { table: self.system(), key, value }])?;
+        self.backend.sync()
     }
 
     fn system(&self) -> usize {

@@ -2,24 +2,37 @@
 
 use std::fmt;
 
+/// Brings one row (key, value) of a table from one version to the next; `None` drops it. Two rows must not become one.
+///
+/// # Errors
+/// What is wrong with the row, in words.
+pub type TableStep = fn(&[u8], &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String>;
+
 /// A table of a task's state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TableSpec {
     /// Its name, unique in the task: `operator.table`.
     pub name: String,
     /// Length of the key prefix that groups rows which expire together, in bytes; `None` where rows go one by one.
     pub group_prefix: Option<usize>,
+    /// What brings rows of version 1 to version 2, from there to version 3, and so on.
+    pub steps: &'static [TableStep],
 }
 
 impl TableSpec {
     /// A table whose rows are removed one by one.
     pub fn plain(name: impl Into<String>) -> Self {
-        Self { name: name.into(), group_prefix: None }
+        Self { name: name.into(), group_prefix: None, steps: &[] }
     }
 
     /// A table whose rows expire by ranges of their first `prefix` bytes.
     pub fn grouped(name: impl Into<String>, prefix: usize) -> Self {
-        Self { name: name.into(), group_prefix: Some(prefix) }
+        Self { name: name.into(), group_prefix: Some(prefix), steps: &[] }
+    }
+
+    /// Version of the rows that this program writes: one more than there are steps.
+    pub fn version(&self) -> u32 {
+        self.steps.len() as u32 + 1
     }
 }
 
@@ -56,55 +69,6 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
     }
-}
-
-/// What a task's state was made from. State is only ever used again by a task that would have made the same: with
-/// another log, other inputs or other tables its positions and rows mean nothing (DESIGN 5).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lineage {
-    /// Name of the task.
-    pub task: String,
-    /// UUID of the log it reads and writes.
-    pub log_uuid: [u8; 16],
-    /// How its operators are wired, as text: equal text, equal meaning of the state.
-    pub wiring: String,
-}
-
-impl Lineage {
-    /// Why a state with the lineage `found`, as text, is not one of this task with these tables; `None` if it is.
-    pub fn differs(&self, tables: &[TableSpec], found: &str) -> Option<String> {
-        first_difference(found, &self.describe(tables))
-    }
-
-    /// As it is stored: one fact a line, with the tables in order.
-    pub(crate) fn describe(&self, tables: &[TableSpec]) -> String {
-        let mut text = format!("format 1\ntask {}\nlog ", self.task);
-        for byte in self.log_uuid {
-            text.push_str(&format!("{byte:02x}"));
-        }
-        text.push('\n');
-        for line in self.wiring.lines() {
-            text.push_str(&format!("wiring {line}\n"));
-        }
-        for table in tables {
-            let group = table.group_prefix.map_or_else(|| "-".to_owned(), |prefix| prefix.to_string());
-            text.push_str(&format!("table {} {group}\n", table.name));
-        }
-        text
-    }
-}
-
-/// First difference between the lineage that was `found` in a state and the one that is `wanted`, in words.
-pub(crate) fn first_difference(found: &str, wanted: &str) -> Option<String> {
-    let mut wanted_lines = wanted.lines();
-    for line in found.lines() {
-        match wanted_lines.next() {
-            Some(other) if other == line => {}
-            Some(other) => return Some(format!("it was made with \"{line}\", the topology says \"{other}\"")),
-            None => return Some(format!("it was made with \"{line}\", which the topology does not have")),
-        }
-    }
-    wanted_lines.next().map(|line| format!("it was made without \"{line}\""))
 }
 
 /// Why state could not be read or written.

@@ -1,6 +1,7 @@
 //! What the topology knows of each kind of operator, service and table.
 
 use sluice_proto::RecordKind;
+use sluice_state::{TableSpec, TableStep};
 
 use crate::operator::{BroadcastTable, BuildContext, Operator, OperatorError};
 
@@ -161,6 +162,26 @@ pub struct StateTable {
     pub name: &'static str,
     /// See [`sluice_state::TableSpec::group_prefix`].
     pub group_prefix: Option<usize>,
+    /// What brings rows that an earlier program wrote to the next version, and from there on: see
+    /// [`sluice_state::TableSpec::steps`]. A step is never changed or removed once it is released.
+    pub steps: &'static [TableStep],
+}
+
+impl StateTable {
+    /// A table in version 1 whose rows are removed one by one.
+    pub const fn plain(name: &'static str) -> Self {
+        Self { name, group_prefix: None, steps: &[] }
+    }
+
+    /// A table in version 1 whose rows expire by ranges of their first `prefix` bytes.
+    pub const fn grouped(name: &'static str, prefix: usize) -> Self {
+        Self { name, group_prefix: Some(prefix), steps: &[] }
+    }
+
+    /// The table in the state of the operator with this identity.
+    pub fn spec(&self, operator: &str) -> TableSpec {
+        TableSpec { name: format!("{operator}.{}", self.name), group_prefix: self.group_prefix, steps: self.steps }
+    }
 }
 
 /// A kind of broadcast table, as under `tables:` in the YAML.

@@ -180,7 +180,7 @@ static VERIFY: Kind = Kind {
     )
 };
 static DEDUPE: Kind = Kind {
-    state: &[StateTable { name: "seen", group_prefix: Some(8) }],
+    state: &[StateTable::grouped("seen", 8)],
     ..operator(
         "dedupe",
         &[input("in", &[Verdict, Tick])],

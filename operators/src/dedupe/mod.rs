@@ -45,7 +45,7 @@ pub static KIND: Kind = Kind {
     ],
     lookups: &[],
     settings: &[],
-    state: &[StateTable { name: "headers", group_prefix: Some(8) }, StateTable { name: "marks", group_prefix: None }],
+    state: &[StateTable::grouped("headers", 8), StateTable::plain("marks")],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };

@@ -56,7 +56,7 @@ pub static KIND: Kind = Kind {
         default: Some("7d"),
         doc: "for how long the work of slices is kept behind the newest window that a block may need",
     }],
-    state: &[StateTable { name: "read", group_prefix: None }],
+    state: &[StateTable::plain("read")],
     parallel: Parallel::Single,
     role: Role::Effects(build),
 };

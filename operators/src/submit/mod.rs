@@ -56,11 +56,7 @@ pub static KIND: Kind = Kind {
     }],
     lookups: &[],
     settings: &[],
-    state: &[
-        StateTable { name: "blocks", group_prefix: None },
-        StateTable { name: "unsent", group_prefix: None },
-        StateTable { name: "open", group_prefix: None },
-    ],
+    state: &[StateTable::plain("blocks"), StateTable::plain("unsent"), StateTable::plain("open")],
     parallel: Parallel::Single,
     role: Role::World(build),
 };

@@ -59,7 +59,7 @@ pub static KIND: Kind = Kind {
             doc: "how far a silent gateway may hold back the time of a partition",
         },
     ],
-    state: &[StateTable { name: "sums", group_prefix: Some(8) }, StateTable { name: "clock", group_prefix: None }],
+    state: &[StateTable::grouped("sums", 8), StateTable::plain("clock")],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, EventTime, Offset, Share};
-use sluice_state::{Digest, Lineage, Reader, StateEnv, TableSpec, Tables};
+use sluice_state::{Digest, Lineage, Reader, StateEnv, Tables};
 use sluice_topology::operator::StateView;
 use sluice_topology::{
     BroadcastTable, BuildContext, Context, Emission, Externals, Input, InputPosition, Key, Kind, Lookups, Operator,
@@ -193,12 +193,8 @@ fn topic(port: &str) -> Arc<str> {
 }
 
 fn open(kind: &Kind, env: &StateEnv) -> Tables {
-    let spec = |table: &sluice_topology::StateTable| TableSpec {
-        name: format!("{}.{}", kind.name, table.name),
-        group_prefix: table.group_prefix,
-    };
     let lineage = Lineage { task: kind.name.into(), log_uuid: [0; 16], wiring: String::new() };
-    env.open(kind.state.iter().map(spec).collect(), &lineage).unwrap()
+    env.open(kind.state.iter().map(|table| table.spec(kind.name)).collect(), &lineage).unwrap()
 }
 
 /// Builds an operator of `kind` by itself.

@@ -69,7 +69,7 @@ pub static KIND: Kind = Kind {
             doc: "highest difficulty to give out",
         },
     ],
-    state: &[StateTable { name: "sessions", group_prefix: None }, StateTable { name: "marks", group_prefix: None }],
+    state: &[StateTable::plain("sessions"), StateTable::plain("marks")],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };

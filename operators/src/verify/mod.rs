@@ -39,7 +39,7 @@ pub static KIND: Kind = Kind {
     }],
     lookups: &["job_table"],
     settings: &[],
-    state: &[StateTable { name: "clock", group_prefix: None }],
+    state: &[StateTable::plain("clock")],
     parallel: Parallel::PerPartition,
     role: Role::Operator(build),
 };

@@ -311,7 +311,9 @@ fn what_is_renamed_goes_on_under_its_identity() {
     let (before, after) = (graph(GOOD), graph(&changed(&RENAMED)));
     let stored = |graph: &crate::Graph| {
         let plan = graph.plan(&[]).unwrap_or_else(|error| unreachable!("{error}"));
-        let tables = |task: &crate::runtime::TaskSpec| crate::runtime::state_tables(task);
+        let tables = |task: &crate::runtime::TaskSpec| {
+            crate::runtime::state_tables(task).into_iter().map(|table| table.name).collect::<Vec<_>>()
+        };
         let of_task = |task: &crate::runtime::TaskSpec| (task.name.clone(), task.wiring(), tables(task));
         let services = graph.services().map(|node| node.identity.clone());
         (plan.tasks.iter().map(of_task).collect::<Vec<_>>(), services.collect::<Vec<_>>())

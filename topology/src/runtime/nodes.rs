@@ -42,13 +42,11 @@ pub(crate) enum Route {
 
 /// The task's state tables, operator by operator, as its state is opened with.
 pub fn state_tables(spec: &TaskSpec) -> Vec<TableSpec> {
-    let tables = spec.operators.iter().flat_map(|operator| {
-        operator.kind.state.iter().map(|table| TableSpec {
-            name: format!("{}.{}", operator.name, table.name),
-            group_prefix: table.group_prefix,
-        })
-    });
-    tables.collect()
+    let of_operator = |operator: &OperatorSpec| {
+        let name = operator.name.clone();
+        operator.kind.state.iter().map(move |table| table.spec(&name))
+    };
+    spec.operators.iter().flat_map(of_operator).collect()
 }
 
 /// Builds the operators of a task; the outbox learns the topics they write to.

@@ -38,7 +38,7 @@ const fn show(role: Role) -> Kind {
         outputs: &[],
         lookups: &[],
         settings: &[],
-        state: &[StateTable { name: "seen", group_prefix: None }],
+        state: const { &[StateTable::plain("seen")] },
         parallel: Parallel::Single,
         role,
     }

@@ -159,7 +159,7 @@ pub(super) static COUNT: Kind = Kind {
     ],
     lookups: &[],
     settings: &[],
-    state: &[StateTable { name: "accounts", group_prefix: None }, StateTable { name: "seen", group_prefix: Some(8) }],
+    state: &[StateTable::plain("accounts"), StateTable::grouped("seen", 8)],
     parallel: Parallel::PerPartition,
     role: Role::Operator(|_| Ok(Box::new(Count))),
 };
