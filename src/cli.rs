@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sluice_topology::Override;
 
 use crate::commands::checkpoint::CheckpointArgs;
+use crate::commands::plan::PlanArgs;
 use crate::commands::state::StateArgs;
 
 /// Examples under `sluice --help`.
@@ -16,6 +17,7 @@ Examples:
   sluice run                               the pool of ./topology.yaml
   sluice run --only stratumd,jobmanager    some of its operators and services in this process
   sluice run --set ledger.scheme=solo      with a setting that replaces the file's
+  sluice plan                              what a changed file makes of the states on disk
   sluice graph --format svg > pool.svg     a picture of it
   sluice checkpoint create                 a checkpoint of every task, also of a running pool
   sluice state ls                          what tasks have stored
@@ -67,6 +69,8 @@ pub(crate) enum Command {
     Checkpoint(CheckpointArgs),
     /// Look into the state of tasks, also while they run, and into checkpoints.
     State(StateArgs),
+    /// Compare a topology file with the log and the states on disk, before anything is touched.
+    Plan(PlanArgs),
     /// Draw a topology.
     Graph(GraphArgs),
     /// List the kinds of operators, services and tables; with --reference their ports and settings, as Markdown.
@@ -109,7 +113,7 @@ pub(crate) struct RunArgs {
     /// Run only these operators and services (and the operators fused with them).
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
-    /// Check the state of every task row by row, move what is damaged or foreign aside, and make it again from a
+    /// Check the state of every task row by row, move aside what `sluice plan` calls rebuilt, and make it again from a
     /// checkpoint or the topics.
     #[arg(long)]
     pub(crate) rebuild: bool,

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(args, &cli.common),
         Command::Graph(args) => commands::graph::run(args, &cli.common),
         Command::Kinds(args) => commands::kinds::run(args),
+        Command::Plan(args) => commands::plan::run(args, &cli.common),
         Command::Tap(args) => commands::tap::run(args, &cli.common),
         Command::DeadLetters(args) => commands::dead_letters::run(args, &cli.common),
         Command::Demo(args) => commands::demo::run(args, &cli.common),

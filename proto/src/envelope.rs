@@ -201,7 +201,7 @@ mod tests {
         let from = Coordinates { task: 3, epoch: 2, source_offset: 9, ..Coordinates::default() };
         let head = Head::read(&encode(&Envelope { from: Some(from), ..tick() })).unwrap();
         assert_eq!((head.event_time_ns, head.from, head.fence), (7, Some(from), None));
-        let fence = || Fence { task: 3, epoch: 2 };
+        let fence = || Fence { task: 3, epoch: 2, owner: Bytes::from_static(b"owner") };
         let head = Head::read(&encode(&Envelope { body: Some(Body::Fence(fence())), ..tick() })).unwrap();
         assert_eq!(head.fence, Some(fence()));
         assert!(matches!(Head::read(&encode(&Envelope { schema: SCHEMA + 1, ..tick() })), Err(DecodeError::Schema(_))));

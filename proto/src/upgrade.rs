@@ -3,6 +3,7 @@
 //! A field that is added with a meaning for its absence (0, empty) needs no new version: readers see it absent in older
 //! records. A new version is for a field whose meaning changes, or that moves: then [`STEPS`] gets one more function,
 //! which is never changed once it is released, and `tests/golden` the bytes of each kind of record that changes.
+//! Coordinates mean the same in every version: [`crate::Head`] reads them without a step.
 
 use crate::DecodeError;
 use crate::v1::Envelope;

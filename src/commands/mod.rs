@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod graph;
 pub(crate) mod kinds;
+pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod state;
 pub(crate) mod swarm;

@@ -9,6 +9,7 @@ mod checkpoints;
 pub(crate) mod control;
 mod metrics;
 mod services;
+mod standing;
 mod view;
 
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ use sluice_topology::{Config, Externals, Graph};
 use checkpoints::Checkpointing;
 use control::{Control, Powers};
 use services::Services;
+use standing::before_start;
+pub(crate) use standing::log_exists;
 pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
@@ -67,10 +70,14 @@ impl Pool {
     /// foreign are made again instead of refused.
     ///
     /// # Errors
-    /// If any part cannot start.
+    /// If they do not fit what is on disk, or any part cannot start.
     pub(crate) async fn start(graph: &Graph, only: &[String], rebuild: bool) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
+        if !log_exists(&graph.config) {
+            before_start(graph, only, None, rebuild).await?;
+        }
         let log = open_log(&graph.config)?;
+        before_start(graph, only, Some(log.as_ref()), rebuild).await?;
         let shared: SharedLog = log.clone();
         let nodes = services::node_configs(&graph.config)?;
         let ledger = open_ledger(graph, &plan, log.as_ref()).await?;

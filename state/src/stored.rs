@@ -62,11 +62,8 @@ impl StoredState {
         let lineage = String::from_utf8_lossy(&lineage).into_owned();
         shared.commits()?;
         let made_from = StoredLineage::parse(&lineage).map_err(|what| shared.foreign(what))?;
-        let table = |table: &TableVersion| TableSpec {
-            name: table.name.clone(),
-            group_prefix: table.group_prefix,
-            steps: &[],
-        };
+        let table =
+            |table: &TableVersion| TableSpec { name: table.name.clone(), group_prefix: table.group_prefix, steps: &[] };
         let specs: Vec<TableSpec> = made_from.tables.iter().map(table).collect();
         let mut this = Self { shared: Arc::new(shared), lineage, made_from, tables: Vec::new(), _scratch: scratch };
         let groups = this.stored_groups(specs.len())?;
@@ -182,7 +179,9 @@ pub fn states_in(dir: &Path) -> Result<Vec<PathBuf>, StateError> {
     for entry in dir.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let other = ["%new", "%upgraded", "%old"].iter().any(|suffix| name.ends_with(suffix)) || name.contains("%aside-") || name == crate::checkpoint::DIRECTORY;
+        let other = ["%new", "%upgraded", "%old"].iter().any(|suffix| name.ends_with(suffix))
+            || name.contains("%aside-")
+            || name == crate::checkpoint::DIRECTORY;
         if !other && rocks::is_state(&path) {
             found.push(path);
         }

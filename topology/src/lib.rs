@@ -8,6 +8,7 @@
 //! their state, and how to build one.
 
 mod check;
+pub mod disk;
 pub mod draw;
 pub mod graph;
 pub mod kind;

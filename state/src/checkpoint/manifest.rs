@@ -86,8 +86,6 @@ pub(super) fn text_hash(text: &str) -> String {
 }
 
 impl Manifest {
-    }
-
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::{Buf, Bytes};
+use sluice_log::Partition;
 use sluice_proto::{Epoch, Offset, Position};
 use sluice_state::checkpoint::Facts;
 use sluice_state::{StateError, Tables};
@@ -12,6 +13,11 @@ use super::lanes::{Lane, Mark, Watermarks};
 
 /// Name of an input or table among the keys: `in/share.submissions/3`, `table/job_table`. It holds no zero byte.
 pub(crate) type Slot = str;
+
+/// Name of a task's input.
+pub(crate) fn input_slot(partition: &Partition) -> String {
+    format!("in/{partition}")
+}
 
 fn key(what: &str, slot: &Slot, rest: &[u8]) -> Vec<u8> {
     [what.as_bytes(), b"/", slot.as_bytes(), b"\0", rest].concat()
@@ -76,9 +82,14 @@ pub(crate) fn save_start(tables: &mut Tables, slot: &Slot, watermarks: &Watermar
     }
 }
 
+/// Puts the position of `slot` into the next commit.
+pub(crate) fn save_position(tables: &mut Tables, slot: &Slot, next: Offset) {
+    tables.put_meta(&key("position", slot, b""), offset_bytes(next));
+}
+
 /// Puts the position of a feed and the marks that moved into the next commit.
 pub(crate) fn save_feed(tables: &mut Tables, slot: &Slot, feed: &mut Feed) {
-    tables.put_meta(&key("position", slot, b""), offset_bytes(feed.next));
+    save_position(tables, slot, feed.next);
     let watermarks = &mut feed.gate.watermarks;
     let changes = watermarks.take_changes();
     for lane in changes.outdated {
@@ -142,6 +153,16 @@ pub(crate) fn epoch(tables: &Tables) -> Result<Option<Epoch>, StateError> {
 /// Puts the epoch that the task takes into the next commit.
 pub(crate) fn save_epoch(tables: &mut Tables, epoch: Epoch) {
     tables.put_meta(b"epoch", Bytes::copy_from_slice(&epoch.get().to_be_bytes()));
+}
+
+/// Records a second that the task was last seen to work through when it had many, if this is the entry that says so.
+pub(crate) fn rate_of(key: &[u8], value: &[u8]) -> Option<u64> {
+    (key == b"rate").then(|| offset_from(value).map(Offset::get)).flatten()
+}
+
+/// Puts that rate into the next commit.
+pub(crate) fn save_rate(tables: &mut Tables, rate: u64) {
+    tables.put_meta(b"rate", offset_bytes(Offset::new(rate)));
 }
 
 /// How far the order of inputs is committed: the offset behind the last turn, and the epoch it was taken in.

@@ -1,13 +1,13 @@
 //! A task at work: read, process, append, flush, commit.
 
 mod ownership;
+mod publish;
 mod refusal;
 mod stop;
 mod work;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use super::nodes::{self, Node};
 use super::order::Order;
 use super::outbox::Outbox;
 use super::owners::{Owners, Tenure};
+use super::pace::Pace;
 use super::persist;
 use super::picker::Picker;
 use super::plan::{PortRef, StoredInput, TaskSpec};
@@ -73,6 +74,7 @@ pub(crate) struct Task {
     linger: Duration,
     /// When the oldest record that is processed and not committed was begun with, and how many there are.
     uncommitted: Option<(Instant, usize)>,
+    pace: Pace,
     work: Vec<Work>,
     emissions: Vec<Emission>,
     /// Where records go that it cannot process, if they do not stop it.
@@ -155,6 +157,7 @@ impl Task {
             table_timeout: around.options.table_timeout,
             linger: around.options.linger,
             uncommitted: None,
+            pace: Pace::default(),
             work: Vec::new(),
             emissions: Vec::new(),
             letters,
@@ -250,13 +253,18 @@ impl Task {
         let Some((input, records)) = self.next_batch()? else {
             return if self.apply_tables()? { self.finish().await } else { Ok(()) };
         };
-        let (since, before) = self.uncommitted.unwrap_or_else(|| (Instant::now(), 0));
-        let count = before + records.len();
+        let (begun, length) = (Instant::now(), records.len());
+        let (since, before) = self.uncommitted.unwrap_or((begun, 0));
+        let count = before + length;
         self.process(input, records).await?;
         self.uncommitted = Some((since, count));
         // Of several inputs, each batch is a turn of its own where their order counts (see `order`).
         let may_wait = self.inputs.len() == 1 && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
-        if may_wait && since.elapsed() < self.linger { Ok(()) } else { self.finish().await }
+        if !may_wait || since.elapsed() >= self.linger {
+            self.finish().await?;
+        }
+        self.pace.count(length, begun.elapsed(), &mut self.tables);
+        Ok(())
     }
 
     /// Applies what has come for the tables; tells whether there was anything.
@@ -371,35 +379,12 @@ impl Task {
         self.publish();
         Ok(())
     }
-
-    fn publish(&self) {
-        let inputs = self.inputs.iter().map(|input| (&input.feed, input.processed));
-        let tables = self.broadcasts.iter().map(|broadcast| (&broadcast.feed, broadcast.processed));
-        let mut committed = self.shared.committed.lock();
-        committed.0.clear();
-        for ((feed, processed), counters) in inputs.chain(tables).zip(&self.shared.feeds) {
-            committed.0.push(feed.next);
-            counters.processed.store(processed, Ordering::Relaxed);
-            counters.dropped.store(feed.gate.dropped, Ordering::Relaxed);
-        }
-        committed.1.clear();
-        committed.1.extend(self.tables.table_digests());
-        drop(committed);
-        for (node, counters) in self.nodes.iter().zip(&self.shared.operators) {
-            counters.processed.store(node.processed, Ordering::Relaxed);
-            counters.emitted.store(node.emitted, Ordering::Relaxed);
-            counters.busy_ns.store(node.busy_ns, Ordering::Relaxed);
-        }
-        self.shared.appended.store(self.outbox.appended, Ordering::Relaxed);
-        self.shared.letters.store(self.letters.as_ref().map_or(0, |letters| letters.written), Ordering::Relaxed);
-        self.shared.batches.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 impl TaskInput {
     async fn open(spec: &StoredInput, around: &Surroundings, tables: &Tables) -> Result<Self, TaskError> {
         let partition = Partition::new(Arc::clone(&spec.topic), spec.partition);
-        let slot = format!("in/{partition}");
+        let slot = persist::input_slot(&partition);
         let mut watermarks = Watermarks::from_the_start();
         persist::load_watermarks(tables, &slot, &mut watermarks)?;
         let position = persist::position(tables, &slot)?.unwrap_or(Offset::ZERO);

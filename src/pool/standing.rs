@@ -1,0 +1,32 @@
+//! What is on disk, looked at before anything is touched.
+
+use anyhow::bail;
+use sluice_log::Log;
+use sluice_topology::disk::{LogFacts, judge};
+use sluice_topology::{Config, Graph};
+
+/// Whether there is a log in its directory.
+pub(crate) fn log_exists(config: &Config) -> bool {
+    config.log.dir.join("CURRENT").exists()
+}
+
+/// What `sluice plan` says, before a start: of the parts that `only` names, on this log.
+///
+/// # Errors
+/// If they cannot run, with everything that `sluice plan` says; `rebuild` allows states to be made again.
+pub(super) async fn before_start(
+    graph: &Graph,
+    only: &[String],
+    log: Option<&dyn Log>,
+    rebuild: bool,
+) -> anyhow::Result<()> {
+    let facts = match log {
+        Some(log) => Some(LogFacts::of(log).await?),
+        None => None,
+    };
+    let judgement = tokio::task::block_in_place(|| judge(graph, only, &graph.config.state.dir, facts.as_ref()))?;
+    if !judgement.is_safe(rebuild) {
+        bail!("this topology does not fit what is on disk, and nothing was touched:\n\n{judgement}");
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The log's topics against those of the file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use sluice_log::{Bounds, Log, LogError, Partition, Retention, TopicInfo, TopicSpec};
+
+use super::{TopicJudged, TopicStanding};
+use crate::spec::format_duration;
+
+/// What a log holds, as of a moment.
+pub struct LogFacts {
+    /// Its UUID.
+    pub(super) uuid: [u8; 16],
+    topics: BTreeMap<Arc<str>, (TopicInfo, Vec<Bounds>)>,
+}
+
+impl LogFacts {
+    /// Asks `log`.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn of(log: &dyn Log) -> Result<Self, LogError> {
+        let mut topics = BTreeMap::new();
+        for topic in log.topics().await? {
+            let mut bounds = Vec::new();
+            for partition in topic.all() {
+                bounds.push(log.bounds(&partition).await?);
+            }
+            topics.insert(Arc::clone(&topic.name), (topic, bounds));
+        }
+        Ok(Self { uuid: log.uuid(), topics })
+    }
+
+    /// The bounds of a partition, if there is one.
+    pub(super) fn bounds(&self, partition: &Partition) -> Option<Bounds> {
+        self.topics.get(&partition.topic)?.1.get(partition.number as usize).copied()
+    }
+}
+
+/// The topics that a process touches, and those of the log that nobody in the file does.
+pub(super) fn topics(touched: &[TopicSpec], whole: &[TopicSpec], log: Option<&LogFacts>) -> Vec<TopicJudged> {
+    let known = |name: &str| log.and_then(|log| log.topics.get(name)).map(|(info, _)| info);
+    let of_file = touched.iter().map(|topic| TopicJudged {
+        name: topic.name.clone(),
+        standing: known(&topic.name).map_or(TopicStanding::New, |info| standing(info, topic)),
+    });
+    let others = log.into_iter().flat_map(|log| log.topics.keys());
+    // The program's own topics are not in the file.
+    let orphaned =
+        others.filter(|name| !name.starts_with("sluice.") && whole.iter().all(|topic| *topic.name != ***name));
+    let orphaned = orphaned.map(|name| TopicJudged { name: name.to_string(), standing: TopicStanding::Orphaned });
+    of_file.chain(orphaned).collect()
+}
+
+fn standing(found: &TopicInfo, wanted: &TopicSpec) -> TopicStanding {
+    if found.partitions != wanted.partitions {
+        return TopicStanding::PartitionsChanged { was: found.partitions, now: wanted.partitions };
+    }
+    if found.retention != wanted.retention {
+        return TopicStanding::RetentionChanged { was: kept(found.retention), now: kept(wanted.retention) };
+    }
+    TopicStanding::Kept
+}
+
+fn kept(retention: Retention) -> String {
+    let age = retention.age.map_or_else(|| "for ever".to_owned(), format_duration);
+    match retention.bytes {
+        Some(bytes) => format!("{age}, up to {bytes} bytes"),
+        None => age,
+    }
+}

@@ -1,0 +1,270 @@
+//! Judgements of a disk on which a topology has run.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_log::{Log, MemoryLog, Partition};
+use sluice_proto::Offset;
+use sluice_state::checkpoint::Checkpointer;
+use sluice_state::{Lineage, MemoryLimits, StateEnv, TableSpec, TableStep, Tables, state_directory};
+use tempfile::TempDir;
+
+use super::*;
+use crate::kind::{Kind, StateTable};
+use crate::runtime::{Plan, TaskSpec, persist, state_tables};
+use crate::testing::{GOOD, changed, graph};
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// A disk on which the good topology has run.
+struct Disk {
+    dir: TempDir,
+    log: Arc<MemoryLog>,
+}
+
+fn plan_of(text: &str) -> Plan {
+    graph(text).plan(&[]).unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+impl Disk {
+    fn new() -> Self {
+        let disk = Self { dir: tempfile::tempdir().unwrap(), log: MemoryLog::new() };
+        let plan = plan_of(GOOD);
+        for topic in &plan.topics {
+            block_on(disk.log.create_topic(topic)).unwrap();
+        }
+        for task in &plan.tasks {
+            drop(disk.state(task, state_tables(task)));
+        }
+        disk
+    }
+
+    fn state(&self, task: &TaskSpec, tables: Vec<TableSpec>) -> Tables {
+        let limits = MemoryLimits { cache: 4 << 20, write_buffers: 1 << 20 };
+        let lineage = Lineage { task: task.name.clone(), log_uuid: self.log.uuid(), wiring: task.wiring() };
+        StateEnv::on_disk(self.dir.path(), limits).unwrap().open(tables, &lineage).unwrap()
+    }
+
+    fn append(&self, topic: &str, partition: u32, records: usize) {
+        let batch = vec![Bytes::from_static(b"record"); records];
+        block_on(self.log.append(&Partition::new(topic, partition), batch)).unwrap();
+    }
+
+    fn judge(&self, text: &str) -> Judgement {
+        self.judge_on(text, self.log.as_ref())
+    }
+
+    fn judge_on(&self, text: &str, log: &dyn Log) -> Judgement {
+        let facts = block_on(LogFacts::of(log)).unwrap();
+        judge(&graph(text), &[], self.dir.path(), Some(&facts)).unwrap()
+    }
+}
+
+fn task<'a>(judgement: &'a Judgement, name: &str) -> &'a TaskStanding {
+    &judgement.tasks.iter().find(|task| task.name == name).unwrap().standing
+}
+
+fn topic<'a>(judgement: &'a Judgement, name: &str) -> &'a TopicStanding {
+    &judgement.topics.iter().find(|topic| topic.name == name).unwrap().standing
+}
+
+fn refused<'a>(judgement: &'a Judgement, name: &str) -> &'a str {
+    match task(judgement, name) {
+        TaskStanding::Refused { why } => why,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+#[test]
+fn on_an_empty_disk_everything_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let judgement = judge(&graph(GOOD), &[], &dir.path().join("not there"), None).unwrap();
+    assert!(judgement.tasks.iter().all(|task| matches!(task.standing, TaskStanding::New { .. })));
+    assert!(judgement.topics.iter().all(|topic| topic.standing == TopicStanding::New));
+    assert!(judgement.is_safe(false) && judgement.orphans.is_empty());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    assert!(judge(&graph(GOOD), &["nobody".to_owned()], dir.path(), None).is_err());
+}
+
+#[test]
+fn what_has_run_is_kept_also_under_another_name() {
+    let disk = Disk::new();
+    disk.append("share.submissions", 3, 7);
+    let renamed = changed(&[("  verify:     { kind: verify,", "  check:      { kind: verify, was: verify,")]);
+    for (text, name) in [(GOOD, "verify.3"), (renamed.as_str(), "check.3")] {
+        let judgement = disk.judge(text);
+        assert!(judgement.tasks.iter().all(|task| matches!(task.standing, TaskStanding::Kept { .. })), "{judgement}");
+        assert!(judgement.topics.iter().all(|topic| topic.standing == TopicStanding::Kept), "{judgement}");
+        // The genesis record is one of them.
+        assert_eq!(task(&judgement, name), &TaskStanding::Kept { behind: 8 });
+        assert!(judgement.is_safe(false) && judgement.orphans.is_empty());
+    }
+    let only = judge(&graph(GOOD), &["stats".to_owned()], disk.dir.path(), None).unwrap();
+    assert_eq!(only.tasks.len(), 1);
+    assert!(refused(&only, "stats").contains("there is none"), "the log is gone: {only}");
+}
+
+#[test]
+fn what_the_file_does_not_have_is_orphaned() {
+    let disk = Disk::new();
+    let stats = "  stats:      { kind: stats, in: share.tallies }\n";
+    let ledger = state_directory(disk.dir.path(), "ledger");
+    std::fs::rename(&ledger, ledger.with_file_name("ledger%aside-1")).unwrap();
+    std::fs::create_dir_all(disk.dir.path().join("checkpoints/stats/00000001")).unwrap();
+    std::fs::create_dir(disk.dir.path().join("epochs")).unwrap();
+    let without = changed(&[
+        (stats, ""),
+        ("  share.valid:        { partitions: 8, archive: true }\n", ""),
+        (", valid: share.valid", ""),
+    ]);
+    let judgement = disk.judge(&without);
+    let paths: Vec<&str> = judgement.orphans.iter().map(|orphan| orphan.path.as_str()).collect();
+    assert_eq!(paths, ["stats", "ledger%aside-1", "checkpoints/stats"]);
+    assert_eq!(topic(&judgement, "share.valid"), &TopicStanding::Orphaned);
+    assert!(matches!(task(&judgement, "ledger"), TaskStanding::New { .. }));
+    assert!(judgement.is_safe(false), "it only lies there: {judgement}");
+}
+
+#[test]
+fn another_wiring_is_made_again_if_it_is_told_so() {
+    let disk = Disk::new();
+    disk.append("share.submissions", 0, 1_000);
+    let plan = plan_of(GOOD);
+    let mut tables = disk.state(&plan.tasks[0], state_tables(&plan.tasks[0]));
+    persist::save_rate(&mut tables, 100);
+    tables.commit().unwrap();
+    drop(tables);
+    // dedupe becomes a task of its own.
+    let split =
+        changed(&[("share.checked:      { direct: true }", "share.checked:      { partitions: 8, retention: 30d }")]);
+    let judgement = disk.judge(&split);
+    let TaskStanding::Rebuilt { why, replay, checkpoint: None } = task(&judgement, "verify.0") else {
+        panic!("{judgement}")
+    };
+    assert!(why.contains("it was made with \"wiring") && why.contains("the topology"), "{why}");
+    assert_eq!((replay.records, replay.rate, replay.seconds()), (1_001, Some(100), Some(11)));
+    assert!(matches!(task(&judgement, "dedupe.0"), TaskStanding::New { .. }));
+    assert!(!judgement.is_safe(false) && judgement.is_safe(true));
+    let rebuilt = judgement.tasks.iter().filter(|task| matches!(task.standing, TaskStanding::Rebuilt { .. }));
+    assert_eq!(rebuilt.count(), 8, "every partition of it, and nothing else: {judgement}");
+    let text = judgement.to_string();
+    assert!(
+        text.contains("1001 records to read, about 11 s at 100 a second") && text.contains("run --rebuild"),
+        "{text}"
+    );
+    let json = serde_json::to_value(&judgement).unwrap();
+    assert_eq!(
+        (&json["tasks"][0]["standing"], &json["tasks"][0]["replay"]["records"]),
+        (&"rebuilt".into(), &1_001.into())
+    );
+
+    // Where the first records are gone it cannot be made again.
+    block_on(disk.log.trim(&Partition::new("share.submissions", 0), Offset::new(500))).unwrap();
+    let judgement = disk.judge(&split);
+    assert!(refused(&judgement, "verify.0").contains("share.submissions/0 begins with offset 500"), "{judgement}");
+    assert!(!judgement.is_safe(true));
+}
+
+#[test]
+fn what_is_damaged_is_made_again_if_it_is_told_so() {
+    let disk = Disk::new();
+    let path = state_directory(disk.dir.path(), "stats");
+    std::fs::write(path.join("CURRENT"), "MANIFEST-999999\n").unwrap();
+    let judgement = disk.judge(GOOD);
+    assert!(matches!(task(&judgement, "stats"), TaskStanding::Rebuilt { .. }), "{judgement}");
+    assert!(!judgement.is_safe(false) && judgement.is_safe(true));
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_log_is_refused() {
+    let disk = Disk::new();
+    let other = MemoryLog::new();
+    let judgement = disk.judge_on(GOOD, other.as_ref());
+    assert!(refused(&judgement, "verify.0").contains("belongs elsewhere"), "{judgement}");
+    assert!(!judgement.is_safe(true));
+
+    let plan = plan_of(GOOD);
+    let stats = plan.tasks.iter().find(|task| task.name == "stats").unwrap();
+    let mut tables = disk.state(stats, state_tables(stats));
+    let place = persist::input_slot(&Partition::new("share.tallies", 2));
+    disk.append("share.tallies", 2, 20);
+    let mut moved = |to: u64| {
+        persist::save_position(&mut tables, &place, Offset::new(to));
+        tables.commit().unwrap();
+        disk.judge(GOOD)
+    };
+    assert!(matches!(task(&moved(21), "stats"), TaskStanding::Kept { .. }));
+    assert!(refused(&moved(22), "stats").contains("the log ends at 21"));
+    block_on(disk.log.trim(&Partition::new("share.tallies", 2), Offset::new(15))).unwrap();
+    assert!(refused(&moved(14), "stats").contains("gone up to 15"));
+    assert!(matches!(task(&moved(15), "stats"), TaskStanding::Kept { .. }));
+}
+
+#[test]
+fn topics_keep_their_partitions_and_change_their_retention() {
+    let disk = Disk::new();
+    let judgement =
+        disk.judge(&changed(&[("share.tallies:      { partitions: 4 }", "share.tallies:      { partitions: 5 }")]));
+    assert_eq!(topic(&judgement, "share.tallies"), &TopicStanding::PartitionsChanged { was: 4, now: 5 });
+    assert!(!judgement.is_safe(true) && judgement.to_string().contains("sluice rescale"), "{judgement}");
+    let judgement = disk.judge(&changed(&[("partitions: 8, retention: 2d", "partitions: 8, retention: 3d")]));
+    let (was, now) = ("2d".to_owned(), "3d".to_owned());
+    assert_eq!(topic(&judgement, "difficulty.targets"), &TopicStanding::RetentionChanged { was, now });
+    assert!(judgement.is_safe(false));
+}
+
+#[test]
+fn a_state_that_is_gone_is_restored_from_its_checkpoint() {
+    let disk = Disk::new();
+    let plan = plan_of(GOOD);
+    let stats = plan.tasks.iter().find(|task| task.name == "stats").unwrap();
+    disk.append("share.tallies", 2, 20);
+    let mut tables = disk.state(stats, state_tables(stats));
+    persist::save_position(&mut tables, &persist::input_slot(&Partition::new("share.tallies", 2)), Offset::new(16));
+    tables.commit().unwrap();
+    drop(tables);
+    let path = state_directory(disk.dir.path(), "stats");
+    Checkpointer::of_stopped(&path, persist::describe).unwrap().create().unwrap();
+    assert!(disk.judge(GOOD).orphans.is_empty());
+    std::fs::write(path.join("CURRENT"), "MANIFEST-999999\n").unwrap();
+    let judgement = disk.judge(GOOD);
+    // The genesis records of the other partitions were not read.
+    let TaskStanding::Rebuilt { checkpoint: Some(1), replay: Replay { records: 8, .. }, .. } =
+        task(&judgement, "stats")
+    else {
+        panic!("{judgement}");
+    };
+    std::fs::remove_dir_all(&path).unwrap();
+    let replay = Replay { records: 8, rate: None };
+    assert_eq!(task(&disk.judge(GOOD), "stats"), &TaskStanding::Restored { checkpoint: 1, replay });
+    assert!(disk.judge(GOOD).is_safe(false));
+}
+
+fn same(key: &[u8], value: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+    Ok(Some((key.to_vec(), value.to_vec())))
+}
+
+#[test]
+fn tables_of_other_versions_are_upgraded_or_refused() {
+    static STEPS: &[TableStep] = &[same];
+    let disk = Disk::new();
+    let mut task = plan_of(GOOD).tasks.swap_remove(0);
+    let kind = task.operators.iter().position(|operator| !operator.kind.state.is_empty()).unwrap();
+    let old = task.operators[kind].kind;
+    let state = vec![StateTable { steps: STEPS, ..old.state[0] }];
+    assert_eq!(old.state.len(), 1, "the test kind is as it was");
+    task.operators[kind].kind =
+        Box::leak(Box::new(Kind { state: Vec::leak(state), role: crate::Role::Service, ..*old }));
+    let facts = block_on(LogFacts::of(disk.log.as_ref())).unwrap();
+    let name = format!("{}.{}", task.operators[kind].name, old.state[0].name);
+    let judged = tasks::judge(std::slice::from_ref(&task), disk.dir.path(), Some(&facts));
+    assert_eq!(judged[0].standing, TaskStanding::Upgraded { behind: 1, tables: vec![(name, 1, 2)] });
+
+    drop(disk.state(&task, state_tables(&task)));
+    let judgement = disk.judge(GOOD);
+    assert!(refused(&judgement, "verify.0").contains("newer program"), "{judgement}");
+}
