@@ -353,7 +353,7 @@ async fn feed_jobs(shared: Arc<Shared>, mut feed: JobFeed, workers: Vec<Sender<H
 }
 
 /// Number of partitions of a topic.
-async fn partitions(config: &GatewayConfig, io: &GatewayIo, topic: &str) -> Result<u32, GatewayError> {
+pub(crate) async fn partitions(config: &GatewayConfig, io: &GatewayIo, topic: &str) -> Result<u32, GatewayError> {
     let name = || config.name.clone();
     let topics = io.log.topics().await.map_err(|error| GatewayError::Log { name: name(), error })?;
     let found = topics.iter().find(|info| *info.name == *topic).map(|info| info.partitions);

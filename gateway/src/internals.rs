@@ -1,4 +1,4 @@
-//! For benches and fuzzing only: the way of a share through the gateway, without its sockets and its log, and parsers.
+//! For benches, fuzzing and the simulation only: the way of a share through the gateway without its sockets, and parsers.
 
 use bytes::Bytes;
 use sluice_log::{MemoryLog, SharedLog};
@@ -18,6 +18,7 @@ use crate::session::{Desk, Registrar, Resumed, Session, Turn};
 use crate::status::Counters;
 
 pub mod fuzz;
+pub mod simulate;
 
 pub use crate::proxy::{Header as ProxyHeader, Parsed as ParsedProxy, parse as parse_proxy};
 
@@ -100,7 +101,7 @@ impl ShareBench {
 
     /// The records of the shares taken since the last call, as they go to the log.
     pub fn records(&mut self) -> Vec<Bytes> {
-        let (round, batches) = self.outlet.take();
+        let (round, batches, _) = self.outlet.take();
         self.accepted += u64::from(round.counts[Reason::Accepted as usize]);
         self.outlet.give_back(round);
         batches.into_iter().flat_map(|(_, records)| records).collect()

@@ -46,8 +46,10 @@ mod plan;
 mod protocol;
 mod proxy;
 mod resume;
+mod rounds;
 mod session;
 mod shared;
+mod stamps;
 mod status;
 mod targets;
 #[cfg(test)]

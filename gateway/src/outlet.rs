@@ -3,13 +3,20 @@
 
 use std::rc::Rc;
 
-use sluice_log::Partition;
+use futures::future::BoxFuture;
+use sluice_log::{LogError, Partition};
 use sluice_proto::v1::{Reason, Tick};
-use sluice_proto::{Body, EventTime, Share};
+use sluice_proto::{Body, EventTime, Offset, Share};
 use sluice_topology::runtime::Writer;
 
 use crate::connection::Connection;
 use crate::status::REASONS;
+
+/// An append to the block lane under way.
+pub(crate) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
+
+/// What is to be appended, by partition.
+pub(crate) type Batches = Vec<(Partition, Vec<bytes::Bytes>)>;
 
 /// Where a session's shares go as they are judged.
 pub(crate) trait Intake {
@@ -17,20 +24,25 @@ pub(crate) trait Intake {
     fn take_in(&mut self, partition: u32, received: EventTime, share: &Share<'_>, reason: Reason);
 }
 
-/// The answers to shares that become durable together.
-#[derive(Default)]
-pub(crate) struct Round {
+/// The answers to shares that become durable together, by connections of type `C`.
+pub(crate) struct Round<C = Connection> {
     /// The answers of one connection after the other.
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<Group<C>>,
     /// All answers.
     pub(crate) answers: Vec<u8>,
     /// How many shares, by the number of their reason.
     pub(crate) counts: [u32; REASONS.len()],
 }
 
+impl<C> Default for Round<C> {
+    fn default() -> Self {
+        Self { groups: Vec::new(), answers: Vec::new(), counts: Default::default() }
+    }
+}
+
 /// Answers of one connection.
-pub(crate) struct Group {
-    pub(crate) connection: Rc<Connection>,
+pub(crate) struct Group<C = Connection> {
+    pub(crate) connection: Rc<C>,
     /// Where its answers end.
     pub(crate) end: usize,
     /// Shares among them.
@@ -38,25 +50,28 @@ pub(crate) struct Group {
 }
 
 /// The way of a worker's shares into its partitions.
-pub(crate) struct Outlet {
+pub(crate) struct Outlet<C = Connection> {
     /// Of the partitions `number`, `number + workers`, and so on.
     writers: Vec<Writer>,
     /// Workers there are.
     workers: u32,
+    /// Appends to the block lane that shares of the round have brought.
+    blocks: Vec<BlockAppend>,
     /// What is being collected.
-    round: Round,
+    round: Round<C>,
     /// A round that is over: its memory is used again.
-    spare: Round,
+    spare: Round<C>,
 }
 
-impl Outlet {
+impl<C> Outlet<C> {
     /// The way into every partition of one of `workers`, in order.
     pub(crate) fn new(writers: Vec<Writer>, workers: u32) -> Self {
-        Self { writers, workers: workers.max(1), round: Round::default(), spare: Round::default() }
+        let (round, spare) = Default::default();
+        Self { writers, workers: workers.max(1), blocks: Vec::new(), round, spare }
     }
 
     /// Takes in the answers to `shares` that were taken in before, for a connection.
-    pub(crate) fn answer(&mut self, connection: &Rc<Connection>, shares: usize, answers: &[u8]) {
+    pub(crate) fn answer(&mut self, connection: &Rc<C>, shares: usize, answers: &[u8]) {
         let Round { groups, answers: all, .. } = &mut self.round;
         all.extend_from_slice(answers);
         let end = all.len();
@@ -69,6 +84,11 @@ impl Outlet {
         }
     }
 
+    /// Takes in an append to the block lane: what is answered with the round waits for it too.
+    pub(crate) fn add_block(&mut self, append: BlockAppend) {
+        self.blocks.push(append);
+    }
+
     /// Takes in a tick at `now` for each partition: all that was received before is in front of it.
     pub(crate) fn tick(&mut self, now: EventTime, tick: Tick) {
         self.writers.iter_mut().for_each(|writer| writer.put(now, Body::Tick(tick)));
@@ -76,17 +96,18 @@ impl Outlet {
 
     /// Nothing has been taken in since the last round.
     pub(crate) fn is_empty(&self) -> bool {
-        self.round.groups.is_empty() && self.writers.iter().all(Writer::is_empty)
+        self.round.groups.is_empty() && self.blocks.is_empty() && self.writers.iter().all(Writer::is_empty)
     }
 
-    /// Ends the round: its answers, and what is to be appended before they are given.
-    pub(crate) fn take(&mut self) -> (Round, Vec<(Partition, Vec<bytes::Bytes>)>) {
+    /// Ends the round: its answers, what is to be appended before they are given, and what is being appended.
+    pub(crate) fn take(&mut self) -> (Round<C>, Batches, Vec<BlockAppend>) {
         let round = std::mem::replace(&mut self.round, std::mem::take(&mut self.spare));
-        (round, self.writers.iter_mut().filter(|writer| !writer.is_empty()).map(Writer::take).collect())
+        let batches = self.writers.iter_mut().filter(|writer| !writer.is_empty()).map(Writer::take).collect();
+        (round, batches, std::mem::take(&mut self.blocks))
     }
 
     /// Gives back a round that has been answered.
-    pub(crate) fn give_back(&mut self, mut round: Round) {
+    pub(crate) fn give_back(&mut self, mut round: Round<C>) {
         round.groups.clear();
         round.answers.clear();
         round.counts = Default::default();
@@ -94,7 +115,7 @@ impl Outlet {
     }
 }
 
-impl Intake for Outlet {
+impl<C> Intake for Outlet<C> {
     fn take_in(&mut self, partition: u32, received: EventTime, share: &Share<'_>, reason: Reason) {
         if let Some(writer) = self.writers.get_mut((partition / self.workers) as usize) {
             writer.put_share(received, share);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rocksdb::{Cache, WriteBufferManager};
 
+use crate::Backend;
 use crate::checkpoint::{self, Checkpointer, Checkpoints, Describe};
 use crate::lineage::{Lineage, StoredLineage};
 use crate::memory::MemoryBackend;
@@ -48,7 +49,11 @@ pub struct StateEnv(Arc<Place>);
 enum Place {
     Disk { dir: PathBuf, cache: Cache, buffers: WriteBufferManager, rebuild: bool },
     Memory { states: Mutex<BTreeMap<String, MemoryBackend>> },
+    Lent { open: OpenBackend },
 }
+
+/// Opens the back end of a task's state, given its name and its tables.
+pub type OpenBackend = Box<dyn Fn(&str, &[TableSpec]) -> Result<Box<dyn Backend>, StateError> + Send + Sync>;
 
 impl StateEnv {
     /// States below the directory `dir`, one directory a task, with shared memory of these limits.
@@ -80,11 +85,17 @@ impl StateEnv {
         Self(Arc::new(Place::Memory { states: Mutex::default() }))
     }
 
+    /// States in back ends that `open` gives, for who must decide himself what a crash leaves of them; none of an earlier
+    /// version.
+    pub fn lent(open: OpenBackend) -> Self {
+        Self(Arc::new(Place::Lent { open }))
+    }
+
     /// The directory, if states are on disk.
     pub fn dir(&self) -> Option<&Path> {
         match self.0.as_ref() {
             Place::Disk { dir, .. } => Some(dir),
-            Place::Memory { .. } => None,
+            Place::Memory { .. } | Place::Lent { .. } => None,
         }
     }
 
@@ -133,6 +144,10 @@ impl StateEnv {
                         Tables::open(Box::new(new), specs, lineage, &place)?.ready(&place)
                     }
                 }
+            }
+            Place::Lent { open } => {
+                let backend = open(&lineage.task, &specs)?;
+                Tables::open(backend, specs, lineage, "(lent)")?.ready("(lent)")
             }
         }
     }

@@ -22,7 +22,7 @@ mod types;
 mod upgrade;
 
 pub use digest::row_hash;
-pub use env::{MemoryLimits, StateEnv, state_directory, state_now};
+pub use env::{MemoryLimits, OpenBackend, StateEnv, state_directory, state_now};
 pub use lineage::{Fit, Lineage, StoredLineage, TableVersion};
 pub use memory::MemoryBackend;
 pub use rocks::RocksBackend;

@@ -135,7 +135,7 @@ impl SessionFuzz {
             config,
             judge: Judge::default(),
             latest: None,
-            sessions: Sessions::new(),
+            sessions: Sessions::new(Identities::new(1, Epoch::new(5), 4, 1), Tokens::new([7; 16])),
             history: History::default(),
             counters: Counters::default(),
             now,
@@ -238,21 +238,20 @@ impl SessionFuzz {
     }
 }
 
-/// Identities and ended sessions, as a worker keeps them.
-struct Sessions {
-    identities: Identities,
+/// Identities and ended sessions, as the only worker of a gateway keeps them.
+pub(super) struct Sessions {
+    pub(super) identities: Identities,
     tokens: Tokens,
     ended: EndedSessions,
     held: usize,
 }
 
 impl Sessions {
-    fn new() -> Self {
-        let identities = Identities::new(1, Epoch::new(5), 4, 1);
-        Self { identities, tokens: Tokens::new([7; 16]), ended: EndedSessions::new(), held: 0 }
+    pub(super) fn new(identities: Identities, tokens: Tokens) -> Self {
+        Self { identities, tokens, ended: EndedSessions::new(), held: 0 }
     }
 
-    fn end(&mut self, identity: Identity, plan: Plan) {
+    pub(super) fn end(&mut self, identity: Identity, plan: Plan) {
         self.ended.end(&self.identities, identity, plan);
         self.held -= 1;
     }

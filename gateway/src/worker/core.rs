@@ -13,11 +13,9 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use futures::future::BoxFuture;
-use sluice_log::LogError;
 use sluice_mining::JobError;
 use sluice_proto::v1::{Candidate, Tick};
-use sluice_proto::{Body, EventTime, Offset};
+use sluice_proto::{Body, EventTime};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -25,11 +23,13 @@ use crate::connection::{Connection, Ended, Link, State};
 use crate::jobs::{JobBatch, Rendered};
 use crate::judge::Judge;
 use crate::limits::Visitor;
-use crate::outlet::{Outlet, Round};
+use crate::outlet::{BlockAppend, Outlet, Round};
 use crate::protocol::lines::{Line, Lines};
 use crate::proxy::MAX_HEADER;
+use crate::rounds::Rounds;
 use crate::session::{Desk, Flow, Session, Turn};
 use crate::shared::Shared;
+use crate::stamps::Stamps;
 use crate::status::{Counters, add, take_one};
 use crate::targets::Decision;
 
@@ -43,20 +43,14 @@ const MAX_OUTSTANDING: usize = 1 << 16;
 /// How far the system's clock may go back before it is worth a warning, nanoseconds.
 const CLOCK_SLACK: u64 = 1_000_000_000;
 
-/// An append to the block lane under way.
-pub(super) type BlockAppend = BoxFuture<'static, Result<Offset, LogError>>;
-
-/// An append of a round under way; `None` if it has nothing to append.
-pub(super) type RoundAppend = Option<BoxFuture<'static, Result<(), LogError>>>;
-
 /// What came of polling a connection.
 pub(super) enum Polled {
     /// It has ended.
     Ended(Ended),
     /// The worker of this number goes on with it.
     Moves(u32),
-    /// Lines were taken; a block may have been sent.
-    Took(Option<BlockAppend>),
+    /// Lines were taken.
+    Took,
 }
 
 /// What a worker knows.
@@ -69,8 +63,7 @@ pub(super) struct Core {
     free: Vec<usize>,
     sessions: Sessions,
     outlet: Outlet,
-    /// The last stamp: stamps never go back.
-    stamp: EventTime,
+    stamps: Stamps,
     /// What is being read; shared by all connections.
     buffer: Vec<u8>,
     /// What TLS made of it.
@@ -96,7 +89,7 @@ impl Core {
             latest: None,
             connections: Vec::new(),
             free: Vec::new(),
-            stamp: EventTime::default(),
+            stamps: Stamps::default(),
             turn: Turn::default(),
             outstanding: 0,
             paused: Vec::new(),
@@ -168,8 +161,7 @@ impl Core {
 
     /// The time, never before the last one.
     fn now(&mut self) -> EventTime {
-        self.stamp = self.stamp.max(EventTime::now());
-        self.stamp
+        self.stamps.at(EventTime::now())
     }
 
     /// Drives a connection: writes what is kept, and reads once if it may.
@@ -229,20 +221,20 @@ impl Core {
         if read == 0 {
             state.half_closed = true;
             let done = state.is_done();
-            return Poll::Ready(if done { Polled::Ended(Ended::ByPeer) } else { Polled::Took(None) });
+            return Poll::Ready(if done { Polled::Ended(Ended::ByPeer) } else { Polled::Took });
         }
         if begun > 0 {
             self.buffer[..begun].copy_from_slice(&state.begun);
             state.begun = Vec::new();
         }
         let buffer = std::mem::take(&mut self.buffer);
-        let block = self.take_bytes(connection, &mut state, &buffer[..begun + read]);
+        self.take_bytes(connection, &mut state, &buffer[..begun + read]);
         self.buffer = buffer;
-        Poll::Ready(Polled::Took(block))
+        Poll::Ready(Polled::Took)
     }
 
     /// Takes the lines of `bytes`, in order.
-    fn take_lines(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) -> Option<BlockAppend> {
+    fn take_lines(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) {
         let now = self.now();
         let shared = &*self.shared;
         let counters = counters(shared, self.number);
@@ -259,7 +251,7 @@ impl Core {
             intake: &mut self.outlet,
             now,
         };
-        let mut block: Option<BlockAppend> = None;
+        let mut blocks = Vec::new();
         let mut lines = Lines::new(bytes, shared.config.line_limit);
         let flow = loop {
             let rest = lines.rest();
@@ -268,7 +260,7 @@ impl Core {
                     state.link.visitor.iter_mut().for_each(Visitor::message);
                     let flow = state.session.receive(line, &mut desk, &mut turn);
                     if let Some(candidate) = turn.candidate.take() {
-                        block = Some(send_block(shared, counters, now, candidate, block.take()));
+                        blocks.push(send_block(shared, counters, now, candidate));
                     }
                     match flow {
                         Flow::Continue => continue,
@@ -290,6 +282,7 @@ impl Core {
         if state.session.settle(&desk, &mut turn.replies) {
             add(&counters.notifies, 1);
         }
+        blocks.into_iter().for_each(|block| self.outlet.add_block(block));
         if let Some(identity) = state.session.identity().filter(|_| !was_known) {
             self.sessions.begin(identity.session, Rc::clone(connection));
         }
@@ -310,7 +303,6 @@ impl Core {
             Flow::Move(to) => state.moves = Some(to),
             Flow::End(why) => state.end(Ended::Refused(why)),
         }
-        block
     }
 
     /// Writes replies at once, and gives shares with their answers to the partition.
@@ -338,17 +330,14 @@ impl Core {
         !self.outlet.is_empty()
     }
 
-    /// Appends what has been taken in since the last round; the answers to give when that is durable.
-    pub(super) fn begin_round(&mut self) -> (RoundAppend, Round) {
-        let (round, batches) = self.outlet.take();
-        // A round of answers alone, to what was no share, only waits for the rounds before it.
-        let append = if batches.is_empty() { None } else { Some(self.shared.log.append_all(batches)) };
-        (append, round)
+    /// Appends what has been taken in since the last round.
+    pub(super) fn begin_round(&mut self, rounds: &mut Rounds) {
+        rounds.begin(&mut self.outlet, &self.shared.log);
     }
 
     /// Puts the time behind all that was received before now, in each partition.
     pub(super) fn tick(&mut self) {
-        let behind = self.stamp.nanos_since(EventTime::now());
+        let behind = self.stamps.ahead_of(EventTime::now());
         if behind > CLOCK_SLACK {
             tracing::warn!(
                 seconds = behind / 1_000_000_000,
@@ -437,25 +426,13 @@ impl Core {
     }
 }
 
-/// Sends a block ahead of everything else (invariant B1). `before` is another block of the same turn.
-fn send_block(
-    shared: &Shared,
-    counters: &Counters,
-    now: EventTime,
-    candidate: Candidate,
-    before: Option<BlockAppend>,
-) -> BlockAppend {
+/// Sends a block ahead of everything else (invariant B1).
+fn send_block(shared: &Shared, counters: &Counters, now: EventTime, candidate: Candidate) -> BlockAppend {
     add(&counters.candidates, 1);
     let (height, account) = (candidate.height, candidate.account.clone());
     let append = shared.candidates.append(0, vec![(now, Body::Candidate(candidate))]);
     tracing::info!(height, account, "a share makes a block");
-    match before {
-        None => append,
-        Some(before) => Box::pin(async move {
-            before.await?;
-            append.await
-        }),
-    }
+    append
 }
 
 /// The counters of a worker.

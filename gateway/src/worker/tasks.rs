@@ -1,7 +1,6 @@
 //! What a worker waits for: one small task per source, and one per connection.
 
-use std::collections::VecDeque;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +11,17 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::core::{BlockAppend, Polled, RoundAppend};
+use super::core::Polled;
 use super::{Handover, Mail, Worker};
 use crate::acceptor::Arrival;
 use crate::connection::{Connection, Ended, Moved, State};
 use crate::jobs::{Handed, JobBatch};
-use crate::outlet::Round;
+use crate::rounds::Rounds;
 use crate::targets::Decision;
 
 /// Rounds of appends begin this far apart at least, so that under load they become larger instead of more: a round
 /// costs about as much as ten shares, in the log and in waking threads. A share that comes alone does not wait.
 const PACE: Duration = Duration::from_millis(1);
-/// Rounds under way at once.
-const MAX_ROUNDS: usize = 2;
 /// How often each connection is looked after.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Parts in which that is done.
@@ -70,8 +67,8 @@ impl Worker {
             Ok(stream) => {
                 let (reader, writer) = stream.into_split();
                 let connection = self.core.borrow_mut().place(peer, State::new(session, link, writer, out));
-                let block = self.core.borrow_mut().take_begun(&connection, &begun);
-                self.took(block);
+                self.core.borrow_mut().take_begun(&connection, &begun);
+                self.note_filled();
                 self.spawn(Rc::clone(self).serve(connection, reader));
             }
             Err(error) => {
@@ -106,14 +103,6 @@ impl Worker {
         }
     }
 
-    /// What is left to do once lines were taken.
-    fn took(self: &Rc<Self>, block: Option<BlockAppend>) {
-        if let Some(append) = block {
-            self.spawn(Rc::clone(self).confirm(append));
-        }
-        self.note_filled();
-    }
-
     /// Serves one connection until it ends.
     async fn serve(self: Rc<Self>, connection: Rc<Connection>, mut reader: OwnedReadHalf) {
         let why = loop {
@@ -123,20 +112,13 @@ impl Worker {
                     self.hand_over(to, &connection, reader).await;
                     return self.removed.notify_one();
                 }
-                Polled::Took(block) => self.took(block),
+                Polled::Took => self.note_filled(),
             }
         };
         self.core.borrow_mut().remove(&connection, &why);
         self.removed.notify_one();
         if why == Ended::Stopped {
             tracing::debug!(peer = %connection.peer.get(), "closed, all answered");
-        }
-    }
-
-    /// Waits until a block is in the lane.
-    async fn confirm(self: Rc<Self>, append: BlockAppend) {
-        if let Err(error) = append.await {
-            self.fail("a block could not be appended", &error);
         }
     }
 
@@ -160,24 +142,22 @@ impl Worker {
 
     /// Appends shares in rounds, and answers them as they become durable, in order.
     pub(super) async fn append_always(self: Rc<Self>) {
-        let mut rounds: VecDeque<(RoundAppend, Round)> = VecDeque::new();
+        let mut rounds = Rounds::default();
         let mut last = None;
         loop {
             tokio::select! {
                 biased;
-                done = durable(&mut rounds) => {
-                    if let Err(error) = done {
-                        return self.fail("shares could not be appended", &error);
-                    }
-                    if let Some((_, round)) = rounds.pop_front() {
+                done = rounds.durable() => match done {
+                    Ok(round) => {
                         sluice_failpoints::pass(Point::GatewayBefore);
                         self.core.borrow_mut().answer(round);
                         sluice_failpoints::pass(Point::GatewayAfter);
                     }
-                }
-                () = self.filled(last), if rounds.len() < MAX_ROUNDS => {
+                    Err(error) => return self.fail("shares or blocks could not be appended", &error),
+                },
+                () = self.filled(last), if rounds.have_room() => {
                     last = Some(Instant::now());
-                    rounds.push_back(self.core.borrow_mut().begin_round());
+                    self.core.borrow_mut().begin_round(&mut rounds);
                 }
             }
         }
@@ -239,15 +219,6 @@ impl Worker {
         while let Some(decision) = targets.recv().await {
             self.core.borrow_mut().decide(decision);
         }
-    }
-}
-
-/// Resolves once the first of `rounds` is durable.
-async fn durable(rounds: &mut VecDeque<(RoundAppend, Round)>) -> Result<(), LogError> {
-    match rounds.front_mut() {
-        None => pending().await,
-        Some((None, _)) => Ok(()),
-        Some((Some(append), _)) => append.await,
     }
 }
 

@@ -24,6 +24,7 @@ pub mod plan;
 mod producer;
 mod reader;
 pub mod replay;
+mod single;
 mod status;
 mod task;
 #[cfg(test)]
@@ -42,4 +43,5 @@ pub use persist::describe;
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
 pub use producer::{EpochError, Producer, Writer, source_epoch};
 pub use reader::{ReadError, TopicReader};
+pub use single::{run_task, topics_of};
 pub use status::{InputStatus, OperatorStatus, TaskState, TaskStatus};

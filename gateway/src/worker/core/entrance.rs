@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use super::{BlockAppend, Core, counters};
+use super::{Core, counters};
 use crate::connection::{Connection, Ended, State};
 use crate::proxy::{Parsed, parse};
 use crate::session::Turn;
@@ -13,25 +13,20 @@ use crate::status::{Counters, add};
 
 impl Core {
     /// Takes what came from a socket, after what of it was kept.
-    pub(super) fn take_bytes(
-        &mut self,
-        connection: &Rc<Connection>,
-        state: &mut State,
-        bytes: &[u8],
-    ) -> Option<BlockAppend> {
+    pub(super) fn take_bytes(&mut self, connection: &Rc<Connection>, state: &mut State, bytes: &[u8]) {
         let counters = counters(&self.shared, self.number);
         let bytes = match state.link.awaits_header {
-            true => take_header(&self.shared, counters, connection, state, bytes)?,
-            false => bytes,
+            true => take_header(&self.shared, counters, connection, state, bytes),
+            false => Some(bytes),
         };
+        let Some(bytes) = bytes else { return };
         if state.link.tls.is_none() {
             return self.take_lines(connection, state, bytes);
         }
         let mut plain = std::mem::take(&mut self.plain);
         take_encrypted(&self.shared, counters, state, bytes, &mut plain);
-        let block = self.take_lines(connection, state, &plain);
+        self.take_lines(connection, state, &plain);
         self.plain = plain;
-        block
     }
 
     /// Looks after the connections of one of `slices`.

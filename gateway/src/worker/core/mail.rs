@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::{BlockAppend, Core, counters};
+use super::{Core, counters};
 use crate::connection::{Connection, Moved};
 use crate::status::add;
 
@@ -26,9 +26,9 @@ impl Core {
     }
 
     /// Takes the lines that another worker had read.
-    pub(in crate::worker) fn take_begun(&mut self, connection: &Rc<Connection>, begun: &[u8]) -> Option<BlockAppend> {
+    pub(in crate::worker) fn take_begun(&mut self, connection: &Rc<Connection>, begun: &[u8]) {
         let mut state = connection.state.borrow_mut();
-        self.take_lines(connection, &mut state, begun)
+        self.take_lines(connection, &mut state, begun);
     }
 
     /// Sends a line to a session, or to all that get jobs.
