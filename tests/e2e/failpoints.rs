@@ -51,7 +51,7 @@ fn lives(points: impl Iterator<Item = Point>, action: &str, check: impl Fn(Point
     let seed = RandomState::new().hash_one(0);
     println!("seed {seed}");
     let node = node();
-    let mut pool = pool(&Setup::simulated(&node, 5, DIFFICULTY));
+    let mut pool = pool(&Setup::simulated(&node, 5, DIFFICULTY)).arg("--set=state.checkpoints.every=1s");
     let mut sent = Vec::new();
     for (number, point) in points.enumerate() {
         let pass = 1 + (seed >> number) % usual_passes(point);
@@ -64,9 +64,17 @@ fn lives(points: impl Iterator<Item = Point>, action: &str, check: impl Fn(Point
     }
     pool.set_env(VARIABLE, None);
     pool.start().unwrap();
+    sent.extend(blocks_found(&pool));
     let accepted = close(&mut pool, &node, &sent);
     println!("{accepted} shares answered true, all counted once");
     assert!(accepted > 100, "there was load: {accepted}");
+}
+
+/// Lets a miner find some blocks; what it has sent.
+fn blocks_found(pool: &PoolProcess) -> Vec<Sent> {
+    let miner = miner(&pool.address("stratumd").unwrap(), 1);
+    miner.wait_until(PATIENCE, |stats| stats.blocks >= 3).unwrap();
+    sent_by(miner)
 }
 
 /// The program works under load until the point ends it.
@@ -95,6 +103,7 @@ fn at_its_end(point: Point) -> bool {
 fn usual_passes(point: Point) -> u64 {
     match point {
         Point::JobBefore | Point::JobAfter | Point::SubmitBefore | Point::SubmitAfter => 2,
+        Point::FenceBefore | Point::FenceAfter | Point::CheckpointBefore | Point::CheckpointAfter => 3,
         Point::SyncBefore | Point::SyncAfter | Point::LedgerBefore | Point::LedgerAfter => 3,
         _ => 60,
     }
@@ -125,10 +134,8 @@ fn s1_a_slow_disk_makes_answers_late_and_loses_none() {
     let plan = shares(&pool, 2_000);
     let outcome = all_answered(&plan);
     assert!(outcome.latency.p50_us >= 40_000.0, "an answer before its share was durable: {outcome}");
-    let found = miner(&pool.address("stratumd").unwrap(), 1);
-    found.wait_until(PATIENCE, |stats| stats.blocks >= 3).unwrap();
     let mut sent = answered_to_a_swarm(plan.record.as_ref().unwrap());
-    sent.extend(sent_by(found));
+    sent.extend(blocks_found(&pool));
     assert!(close(&mut pool, &node, &sent) >= 2_000);
 }
 
@@ -173,8 +180,7 @@ fn s1_a_full_disk_ends_the_answers_and_loses_none() {
     let full = PoolProcess::new(limited, include_str!("topology.yaml")).unwrap().env("BLOCKS", "6000");
     let mut pool = setup.environment().into_iter().fold(full, |pool, (name, value)| pool.env(name, value));
     pool.start().unwrap();
-    let found = miner(&pool.address("stratumd").unwrap(), 1);
-    found.wait_until(PATIENCE, |stats| stats.blocks >= 3).unwrap();
+    let mut sent = blocks_found(&pool);
     let mut plan = shares(&pool, 0);
     plan.shares = None;
     let outcome = run(&plan, |_| Ok(())).unwrap();
@@ -183,8 +189,7 @@ fn s1_a_full_disk_ends_the_answers_and_loses_none() {
     let output = pool.output().unwrap();
     assert_eq!(status.code(), Some(1), "{output}");
     assert!(output.contains("free the disk") && output.contains("File too large"), "{output}");
-    let mut sent = answered_to_a_swarm(plan.record.as_ref().unwrap());
-    sent.extend(sent_by(found));
+    sent.extend(answered_to_a_swarm(plan.record.as_ref().unwrap()));
     pool.set_env("BLOCKS", None);
     pool.start().unwrap();
     assert!(close(&mut pool, &node, &sent) > 1_000);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use sluice_failpoints::Point;
 
 use crate::env::{MemoryLimits, directory_name};
 use crate::rocks::RocksBackend;
@@ -294,7 +295,9 @@ impl Checkpointer {
         let building = checkpoints.dir.join(format!("{sequence:08}{UNFINISHED}"));
         files::create_dir(&building)?;
         let made = self.fill(&building, sequence).and_then(|manifest| {
+            sluice_failpoints::pass(Point::CheckpointBefore);
             seal(&building, &manifest, &checkpoints.path(sequence))?;
+            sluice_failpoints::pass(Point::CheckpointAfter);
             Ok(manifest)
         });
         if made.is_err() {

@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use sluice_failpoints::Point;
 use sluice_log::{LogError, Partition, Record, Retention, SharedLog, TopicSpec};
 use sluice_proto::v1::{Coordinates, Envelope, Fence};
 use sluice_proto::{Body, Epoch, EventTime, Offset, RecordKind, decode, encode, hash64};
@@ -238,8 +239,11 @@ impl Owners {
             [] => "nothing".to_owned(),
         };
         let shown = place(&partitions);
+        sluice_failpoints::pass(Point::FenceBefore);
         let batches = partitions.into_iter().map(|partition| (partition, vec![record.clone()])).collect();
-        self.log.append_all(batches).await.map_err(|error| OwnerError::Append { place: shown, error })
+        self.log.append_all(batches).await.map_err(|error| OwnerError::Append { place: shown, error })?;
+        sluice_failpoints::pass(Point::FenceAfter);
+        Ok(())
     }
 }
 
