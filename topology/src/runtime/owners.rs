@@ -24,8 +24,8 @@ use sluice_proto::{Body, Epoch, EventTime, Offset, RecordKind, decode, encode, h
 
 use super::reader::{READ_BYTES, ReadError};
 
-/// The topic of claims: one partition, kept for ever. An entry takes about 70 bytes; 100,000 of them are read in a few
-/// tens of milliseconds, once a process.
+/// The topic of claims: one partition, kept for ever. An entry takes about 70 bytes; 100,000 of them are read in
+/// about 0.15 s, once a process.
 pub const OWNERS_TOPIC: &str = "sluice.owners";
 /// How long one look for later claims waits for them.
 const WAIT: Duration = Duration::from_secs(1);
