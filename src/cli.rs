@@ -7,6 +7,7 @@ use sluice_topology::Override;
 
 use crate::commands::checkpoint::CheckpointArgs;
 use crate::commands::plan::PlanArgs;
+use crate::commands::replay::ReplayArgs;
 use crate::commands::state::StateArgs;
 
 /// Examples under `sluice --help`.
@@ -21,6 +22,7 @@ Examples:
   sluice graph --format svg > pool.svg     a picture of it
   sluice checkpoint create                 a checkpoint of every task, also of a running pool
   sluice state ls                          what tasks have stored
+  sluice replay --verify                   states, outputs and ledger against what the topics say
   sluice tap block.outcomes --json         the records of a topic, also of a running pool
 
 Every setting of the file can be given by --set PATH=VALUE or by an environment variable: SLUICE__LEDGER__SCHEME=solo
@@ -77,6 +79,8 @@ pub(crate) enum Command {
     Kinds(KindsArgs),
     /// Show the records of a topic, also while the pool runs.
     Tap(TapArgs),
+    /// Make states again from the topics, and check what is recorded against them.
+    Replay(ReplayArgs),
     /// Run a whole pool on this machine, with a node and miners of its own, and watch it find blocks.
     Demo(DemoArgs),
     /// Show records that statistics could not process, and let them be processed once more.
@@ -117,6 +121,10 @@ pub(crate) struct RunArgs {
     /// checkpoint or the topics.
     #[arg(long)]
     pub(crate) rebuild: bool,
+    /// Follow the pool that runs on this log, and take over when it is gone. Needs a state directory of its own
+    /// (--set state.dir=DIR).
+    #[arg(long, conflicts_with = "rebuild")]
+    pub(crate) standby: bool,
 }
 
 /// `sluice check`.

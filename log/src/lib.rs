@@ -17,7 +17,7 @@ mod switch;
 mod tail;
 mod types;
 
-pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics};
+pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics, is_written};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use memory::MemoryLog;
 pub use switch::{SwitchLog, read_only};

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use sluice_topology::Graph;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{Common, RunArgs};
-use crate::pool::{End, Pool};
+use crate::pool::{End, Pool, Standby};
 use crate::{logging, topology_file};
 
 /// Runs it: code 0 after a signal; an error if a part failed.
@@ -22,7 +23,7 @@ pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
         let pool = tokio::select! {
-            pool = Pool::start(&graph, &args.only, args.rebuild) => pool?,
+            pool = begin(&graph, args) => pool?,
             name = signals.next() => {
                 tracing::info!(signal = name, "stopped before everything had started");
                 return Ok(());
@@ -57,6 +58,21 @@ pub(crate) fn run(args: &RunArgs, common: &Common) -> anyhow::Result<ExitCode> {
     // What still blocks (a call to a node that does not answer) must not hold the process.
     runtime.shutdown_background();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Starts the pool, once it is its turn.
+async fn begin(graph: &Graph, args: &RunArgs) -> anyhow::Result<Pool> {
+    if !args.standby {
+        return Pool::start(graph, &args.only, args.rebuild).await;
+    }
+    let standby = Standby::start(graph, &args.only).await?;
+    match standby.log_is_free().await {
+        Ok(log) => standby.take_over(log).await,
+        Err(error) => {
+            standby.stop().await;
+            Err(error)
+        }
+    }
 }
 
 /// SIGINT and SIGTERM.

@@ -10,6 +10,7 @@ pub(crate) mod control;
 mod metrics;
 mod services;
 mod standing;
+mod standby;
 mod view;
 
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ use control::{Control, Powers};
 use services::Services;
 use standing::before_start;
 pub(crate) use standing::log_exists;
+pub(crate) use standby::Standby;
 pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
@@ -85,14 +87,25 @@ impl Pool {
         let state_dir = &graph.config.state.dir;
         let open = if rebuild { StateEnv::rebuilding } else { StateEnv::on_disk };
         let env = open(state_dir.clone(), memory(&graph.config))?;
-        let network = plan.network.clone();
-        let runtime =
-            TopologyRuntime::start(plan, shared.clone(), env, Arc::new(externals), RuntimeOptions::default()).await?;
+        let runtime = TopologyRuntime::start(plan, shared, env, Arc::new(externals), RuntimeOptions::default()).await?;
+        Self::with_tasks(graph, only, (log, runtime), ledger, nodes).await
+    }
+
+    /// Starts what comes behind the tasks.
+    async fn with_tasks(
+        graph: &Graph,
+        only: &[String],
+        (log, runtime): (Arc<EmbeddedLog>, RuntimeHandle),
+        ledger: Option<Arc<dyn LedgerStore>>,
+        nodes: Vec<sluice_jobmanager::NodeConfig>,
+    ) -> anyhow::Result<Self> {
+        let shared: SharedLog = log.clone();
+        let network = graph.config.bitcoin.network.as_str().to_owned();
         let runtime = Arc::new(runtime);
         let services = Arc::new(Services::start(graph, only, &shared, &runtime.owners(), nodes).await?);
         let checkpoints = Arc::new(Checkpointing::new(&runtime, graph.config.state.checkpoints));
         let powers = Powers { runtime: runtime.clone(), checkpoints: checkpoints.clone() };
-        let control = Control::start(state_dir, powers)?;
+        let control = Control::start(&graph.config.state.dir, powers)?;
         let view = View::new(graph, network, &log, &runtime, &services, ledger.clone(), checkpoints.clone());
         let view = Arc::new(view);
         let rest = graph.services_of(only).any(|node| node.kind.name == sluice_api::KIND.name);
@@ -185,7 +198,7 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
 }
 
 /// The memory of all states together: a quarter may be write buffers.
-fn memory(config: &Config) -> MemoryLimits {
+pub(crate) fn memory(config: &Config) -> MemoryLimits {
     let cache = usize::try_from(config.state.memory).unwrap_or(usize::MAX);
     MemoryLimits { cache, write_buffers: cache / 4 }
 }

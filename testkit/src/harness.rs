@@ -99,15 +99,23 @@ impl PoolProcess {
         }
         self.starts += 1;
         let output = File::create(self.output_file()).context("the output of the pool")?;
+        let mut command = self.command(&["--log-format", "json", "run"]);
+        command.args(&self.args);
+        command.stdout(output.try_clone()?).stderr(output);
+        self.process = Some(command.spawn().with_context(|| format!("starting {}", self.exe.display()))?);
+        Ok(())
+    }
+
+    /// The program with these arguments, in the pool's directory and with its environment.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.exe);
-        command.args(["--log-format", "json", "run"]).args(&self.args).current_dir(self.dir.path());
+        command.args(args).current_dir(self.dir.path());
         // What is set for people would disturb tests.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICE_")) {
             command.env_remove(name);
         }
-        command.envs(&self.env).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        self.process = Some(command.spawn().with_context(|| format!("starting {}", self.exe.display()))?);
-        Ok(())
+        command.envs(&self.env).stdin(Stdio::null());
+        command
     }
 
     /// Waits until `GET /ready` answers 200.

@@ -105,7 +105,6 @@ pub fn open_log(dir: &Path) -> SharedLog {
 /// A record, where it stands.
 pub struct Read {
     pub partition: u32,
-    pub partitions: u32,
     pub offset: Offset,
     pub envelope: Envelope,
 }
@@ -129,7 +128,7 @@ pub fn read_topic(log: &SharedLog, topic: &str) -> Vec<Read> {
             let mut reader = TopicReader::new(log.clone(), place, Offset::ZERO);
             while reader.position() < end {
                 for (offset, envelope) in reader.next_batch(Duration::ZERO).await.unwrap() {
-                    records.push(Read { partition, partitions, offset, envelope });
+                    records.push(Read { partition, offset, envelope });
                 }
             }
         }

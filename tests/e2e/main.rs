@@ -13,5 +13,6 @@ mod drain;
 mod failpoints;
 mod maturity;
 mod parts;
+mod replay;
 mod signet;
 mod swarm;

@@ -32,6 +32,7 @@ on_every_back_end!(
     an_empty_window_pays_the_finder,
     trap_19_a_window_that_is_not_full_pays_the_whole_reward,
     solo_pays_the_finder,
+    m1_a_ledger_is_made_again_with_the_rules_it_had,
     new_rules_hold_from_the_next_slice_on,
     a_contradiction_of_the_chain_moves_no_money,
     p1_records_that_cannot_be_right_stop_the_ledger,

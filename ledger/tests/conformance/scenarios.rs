@@ -227,6 +227,28 @@ pub fn solo_pays_the_finder(fixture: &Fixture) {
     assert_sound(store);
 }
 
+/// M1: made again of the same records with the versions of its rules, a ledger comes to the same money.
+pub fn m1_a_ledger_is_made_again_with_the_rules_it_had(fixture: &Fixture) {
+    let store = fixture.store.as_ref();
+    let mut topics = simple();
+    store.apply(&all(&topics, pplns(2, 150))).unwrap();
+    topics.tally(tally(0, 8, "carol", 500)).end(slice_end(0, 1, 8));
+    topics.outcome(outcome(2, 8, VALUE, "carol", BlockStatus::Accepted));
+    store.apply(&all(&topics, solo(300))).unwrap();
+    let snapshot = store.snapshot().unwrap();
+    assert_eq!((snapshot.rules.len(), snapshot.digest), (2, store.digest().unwrap()));
+    assert_eq!(snapshot.positions, store.positions().unwrap());
+
+    let again = Fixture::sqlite();
+    again.store.adopt_rules(&snapshot.rules).unwrap();
+    again.store.apply(&all(&topics, solo(300))).unwrap();
+    assert_eq!(again.store.snapshot().unwrap(), snapshot);
+    let without = Fixture::sqlite();
+    without.store.apply(&all(&topics, solo(300))).unwrap();
+    assert_ne!(without.store.digest().unwrap().money, snapshot.digest.money, "the rules matter");
+    assert!(again.store.adopt_rules(&snapshot.rules).is_err(), "it has rules already");
+}
+
 pub fn new_rules_hold_from_the_next_slice_on(fixture: &Fixture) {
     let store = fixture.store.as_ref();
     let mut topics = Topics::new(1);

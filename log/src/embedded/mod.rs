@@ -13,6 +13,7 @@
 
 mod appender;
 mod follower;
+mod lock;
 mod mark;
 mod metrics;
 mod queue;
@@ -36,6 +37,7 @@ use sluice_proto::{EventTime, Offset};
 use tokio::sync::oneshot;
 
 pub use follower::LogFollower;
+pub use lock::is_written;
 pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
 
 use crate::tail::Found;

@@ -11,6 +11,7 @@ use sluice_operators::TABLES;
 use sluice_proto::v1::{Coordinates, Envelope};
 use sluice_proto::{Body, Epoch, EventTime, Offset, encode};
 use sluice_state::{MemoryLimits, StateEnv};
+use sluice_topology::runtime::replay::{Check, Progress, Replay, Until};
 use sluice_topology::runtime::{Producer, RuntimeHandle, RuntimeOptions, StartError, TopicReader, TopologyRuntime};
 use sluice_topology::{
     Environment, FileText, Graph, InputSpec, Keyed, Kind, OutputSpec, Parallel, Registry, Role, load,
@@ -353,8 +354,41 @@ pub async fn run(
         let replayed = self::outcome(kind, &again, &ground, &scenario).await;
         assert_eq!(replayed, outcome, "{} replayed from nothing", kind.name);
         again.stop().await;
+        verify(&graph, &ground, &outcome);
     }
     outcome
+}
+
+/// S2: `sluice replay --verify` finds every output as it is made again, and the same state.
+fn verify(graph: &Graph, ground: &Ground, outcome: &Outcome) {
+    let plan = graph.plan(&["it".to_owned()]).unwrap();
+    let (tasks, partitions): (Vec<_>, Vec<_>) = plan
+        .tasks
+        .into_iter()
+        .filter(|task| task.acts_outside().is_none())
+        .map(|task| ((task.clone(), Until::End), task.partition))
+        .unzip();
+    if tasks.is_empty() {
+        return;
+    }
+    let replay = Replay {
+        log: ground.log.sound(),
+        env: StateEnv::in_memory(),
+        externals: Arc::default(),
+        network: plan.network,
+        check: Check::Verify,
+    };
+    let (mut digests, mut same) = (Vec::new(), 0);
+    for (replayed, partition) in replay.run(&tasks, &Progress::default()).into_iter().zip(partitions) {
+        let replayed = replayed.unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(replayed.unrecorded, None, "{replayed:?}");
+        same += replayed.compared.same;
+        let tables = replayed.tables.iter();
+        digests.extend(tables.map(|(table, digest, _)| (format!("{table}/{partition}"), digest.to_string())));
+    }
+    digests.sort();
+    assert_eq!(digests, outcome.digests);
+    assert_eq!(same, outcome.outputs.iter().map(|(_, records)| records.len() as u64).sum::<u64>());
 }
 
 /// Chooses how the next batches end.

@@ -251,7 +251,7 @@ fn restore(graph: &Graph, tasks: &Tasks, from: Option<&Path>, sequence: Option<u
 }
 
 /// Why a checkpoint is not one of this task; it would be refused at the start.
-fn differs(task: &TaskSpec, log_uuid: [u8; 16], found: &Manifest) -> Option<String> {
+pub(crate) fn differs(task: &TaskSpec, log_uuid: [u8; 16], found: &Manifest) -> Option<String> {
     let lineage = Lineage { task: task.name.clone(), log_uuid, wiring: task.wiring() };
     lineage.differs(&state_tables(task), &found.lineage)
 }

@@ -375,7 +375,7 @@ impl Follower {
             let records = match &mut self.promoted {
                 Some(promoted) if self.at_end == AtEnd::Wait => tokio::select! {
                     biased;
-                    _ = promoted.wait_for(|promoted| *promoted) => return Ok(Filled::Promoted),
+                    Ok(_) = promoted.wait_for(|promoted| *promoted) => return Ok(Filled::Promoted),
                     read = self.log.read(&recorded.partition, recorded.next, self.read_bytes, wait) =>
                         read.map_err(|error| read_error(&recorded.partition, recorded.next, error))?,
                 },

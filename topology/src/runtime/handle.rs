@@ -155,8 +155,7 @@ impl TopologyRuntime {
     ) -> Result<RuntimeHandle, StartError> {
         check(&plan)
             .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
-        create(&plan.topics, &log).await?;
-        create(&super::letters::topics(&plan), &log).await?;
+        create(&plan.all_topics(), &log).await?;
         let (network, outputs, reads) = (plan.network, Outputs::Own, Reads::default());
         let owners = Owners::new(log.clone(), new_uuid());
         let around = Surroundings {
@@ -188,7 +187,7 @@ impl TopologyRuntime {
     ) -> Result<StandbyRuntime, StartError> {
         check(&plan)
             .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
-        let topics: Vec<_> = plan.topics.iter().cloned().chain(super::letters::topics(&plan)).collect();
+        let topics = plan.all_topics();
         let (promote, promoted) = watch::channel(false);
         let (network, outputs) = (plan.network, Outputs::Standby(promoted));
         let (externals, reads) = (Arc::default(), Reads::default());

@@ -301,18 +301,21 @@ impl Outlet {
         if self.made.is_empty() {
             return Ok(true);
         }
-        let mut made = std::mem::take(&mut self.made);
+        let (mut made, lanes) = (std::mem::take(&mut self.made), self.tails.len());
         let Some(recorded) = self.recorded(follower).await? else { return Ok(true) };
         let followed = follower.follow(recorded, &mut made, ends).await?;
         match followed {
             Followed::All => {}
             Followed::Promoted => self.made = made,
             Followed::Rest => {
-                let (batch, over) = (recorded.go_on(made, epoch)?, recorded.is_empty());
-                self.batch = batch;
-                if over {
-                    self.past = Past::Over;
+                let batch = recorded.go_on(made, epoch)?;
+                if recorded.is_empty() {
+                    // What comes next stands behind what is recorded, even if that is not what was made.
+                    let last = |input| LaneTail::after(recorded.last(input).map(|mark| mark.position));
+                    let tails = (0..lanes).map(last).collect();
+                    (self.tails, self.past) = (tails, Past::Over);
                 }
+                self.batch = batch;
             }
         }
         Ok(followed != Followed::Promoted)

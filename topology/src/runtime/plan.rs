@@ -116,6 +116,13 @@ pub struct TableFeed {
     pub topic: Arc<str>,
 }
 
+impl Plan {
+    /// [`Plan::topics`], and those that tasks have without a line in the YAML.
+    pub fn all_topics(&self) -> Vec<TopicSpec> {
+        self.topics.iter().cloned().chain(super::letters::topics(self)).collect()
+    }
+}
+
 impl TaskSpec {
     /// Whether one of its operators depends on answers from outside: then repeating its input does not repeat its
     /// outputs, and it writes on lanes of a source.

@@ -169,12 +169,14 @@ async fn replay(
         match result {
             Ok(()) => return Ok(task.replayed(spec, records, begun.elapsed(), unrecorded)),
             // Once more from the last commit, up to the record whose outputs the log does not have.
-            Err(error @ TaskError::Unrecorded { .. }) => {
-                unrecorded = Some(error.to_string());
-                let TaskError::Unrecorded { input, offset, .. } = error else { continue };
+            Err(TaskError::Unrecorded { output, input, offset }) => {
                 let at = task.inputs.iter().position(|known| *known.feed.partition() == input);
-                let Some(end) = at.and_then(|at| ends.get_mut(at)) else { continue };
-                *end = offset;
+                let error = TaskError::Unrecorded { output, input, offset };
+                match at.and_then(|at| ends.get_mut(at)).filter(|end| offset < **end) {
+                    Some(end) => *end = offset,
+                    None => return Err(error),
+                }
+                unrecorded = Some(error.to_string());
             }
             Err(error) => return Err(error),
         }

@@ -189,7 +189,7 @@ impl Task {
             let next = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => Next::Stop,
-                _ = promoted.wait_for(|promoted| *promoted), if standby => Next::Promote,
+                Ok(_) = promoted.wait_for(|promoted| *promoted), if standby => Next::Promote,
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Next::Finish,
                 ready = self.wait() => ready.map(|()| Next::Step)?,
             };
