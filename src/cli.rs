@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Tap(TapArgs),
     /// Make states again from the topics, and check what is recorded against them.
     Replay(ReplayArgs),
+    /// Change the number of partitions of the shares, on a stopped pool.
+    Rescale(crate::commands::rescale::RescaleArgs),
     /// Run a whole pool on this machine, with a node and miners of its own, and watch it find blocks.
     Demo(DemoArgs),
     /// Show records that statistics could not process, and let them be processed once more.

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Tap(args) => commands::tap::run(args, &cli.common),
         Command::DeadLetters(args) => commands::dead_letters::run(args, &cli.common),
         Command::Replay(args) => commands::replay::run(args, &cli.common),
+        Command::Rescale(args) => commands::rescale::run(args, &cli.common),
         Command::Demo(args) => commands::demo::run(args, &cli.common),
         Command::Swarm(args) => commands::swarm::run(args),
     };

@@ -14,7 +14,8 @@ pub static KIND: Kind = Kind {
     outputs: &[
         OutputSpec {
             name: "shares",
-            writes: &[RecordKind::Submission, RecordKind::Tick],
+            // The cut is put there by `sluice rescale`, while no gateway runs.
+            writes: &[RecordKind::Submission, RecordKind::Tick, RecordKind::Cut],
             optional: false,
             keyed: Keyed::Session,
         },

@@ -126,7 +126,8 @@ pub enum LogError {
     Unknown(Partition),
     /// The topic exists with another number of partitions.
     #[error(
-        "topic {topic} has {has} partitions, {wanted} were asked for: the count can only change by a replay into a new topic"
+        "topic {topic} has {has} partitions, {wanted} were asked for: to change the count, give the topic the next \
+         `generation` in the file and run `sluice rescale`"
     )]
     PartitionCount {
         /// The topic.

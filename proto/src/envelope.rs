@@ -49,6 +49,8 @@ pub enum RecordKind {
     BlockOutcome,
     DifficultyTarget,
     Turn,
+    Cut,
+    Rescale,
     DeadLetter,
     Redriven,
 }
@@ -71,6 +73,8 @@ impl RecordKind {
             Self::BlockOutcome => "block_outcome",
             Self::DifficultyTarget => "difficulty_target",
             Self::Turn => "turn",
+            Self::Cut => "cut",
+            Self::Rescale => "rescale",
             Self::DeadLetter => "dead_letter",
             Self::Redriven => "redriven",
         }
@@ -93,6 +97,8 @@ impl RecordKind {
             Body::BlockOutcome(_) => Self::BlockOutcome,
             Body::DifficultyTarget(_) => Self::DifficultyTarget,
             Body::Turn(_) => Self::Turn,
+            Body::Cut(_) => Self::Cut,
+            Body::Rescale(_) => Self::Rescale,
             Body::DeadLetter(_) => Self::DeadLetter,
             Body::Redriven(_) => Self::Redriven,
         }

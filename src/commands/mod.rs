@@ -8,6 +8,7 @@ pub(crate) mod graph;
 pub(crate) mod kinds;
 pub(crate) mod plan;
 pub(crate) mod replay;
+pub(crate) mod rescale;
 pub(crate) mod run;
 pub(crate) mod state;
 pub(crate) mod swarm;

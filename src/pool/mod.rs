@@ -9,8 +9,8 @@ mod checkpoints;
 pub(crate) mod control;
 mod metrics;
 mod services;
-mod standing;
 mod standby;
+mod standing;
 mod view;
 
 use std::net::SocketAddr;
@@ -32,9 +32,9 @@ use sluice_topology::{Config, Externals, Graph};
 use checkpoints::Checkpointing;
 use control::{Control, Powers};
 use services::Services;
+pub(crate) use standby::Standby;
 use standing::before_start;
 pub(crate) use standing::log_exists;
-pub(crate) use standby::Standby;
 pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
@@ -81,6 +81,7 @@ impl Pool {
         let log = open_log(&graph.config)?;
         before_start(graph, only, Some(log.as_ref()), rebuild).await?;
         let shared: SharedLog = log.clone();
+        sluice_topology::runtime::rescale::check(graph, &shared).await?;
         let nodes = services::node_configs(&graph.config)?;
         let ledger = open_ledger(graph, &plan, log.as_ref()).await?;
         let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;
@@ -195,6 +196,12 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
     let dir = &config.log.dir;
     std::fs::create_dir_all(dir).with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
     Ok(EmbeddedLog::open(EmbeddedOptions::new(dir))?)
+}
+
+/// The log of a pool that does not run; nothing in it grows too old while it is open.
+pub(crate) fn open_log_to_change(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
+    let never = Duration::from_secs(u64::from(u32::MAX));
+    Ok(EmbeddedLog::open(EmbeddedOptions { retention_interval: never, ..EmbeddedOptions::new(&config.log.dir) })?)
 }
 
 /// The memory of all states together: a quarter may be write buffers.

@@ -7,7 +7,7 @@ use std::path::Path;
 use bitcoin::hashes::Hash;
 use sluice_log::{LogFollower, SharedLog};
 use sluice_proto::v1::{Reason, Submission, Verdict};
-use sluice_proto::{Body, EventTime};
+use sluice_proto::{Body, EventTime, hash32, hash64};
 use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::miner::{CpuMiner, Outcome, Share};
 use sluice_testkit::simnode::SimNode;
@@ -115,21 +115,37 @@ fn key_of_submission(it: &Submission) -> Key {
     (it.job_id, it.extranonce1, it.extranonce2, it.ntime, it.nonce, bits)
 }
 
+/// Where a submission stands: hash of the topic, partition, offset.
+type Place = (u32, u32, u64);
+
+/// The topics of the shares, one for each generation.
+fn generations(log: &SharedLog) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let topics = runtime.block_on(log.topics()).unwrap();
+    let names = topics.iter().map(|topic| topic.name.to_string());
+    names.filter(|name| name.starts_with("share.submissions")).collect()
+}
+
 /// S1: each share answered `true` stands in the log once and has one verdict, which is "accepted" and names the worker
 /// that sent it. Returns all accepted verdicts.
 fn counted_once(log: &SharedLog, sent: &[Sent]) -> Vec<Read> {
-    let mut at: HashMap<Key, Vec<(u32, u64)>> = HashMap::new();
-    for read in read_topic(log, "share.submissions") {
-        if let Body::Submission(submission) = read.body() {
-            at.entry(key_of_submission(submission)).or_default().push((read.partition, read.offset.get()));
+    let mut at: HashMap<Key, Vec<Place>> = HashMap::new();
+    for topic in generations(log) {
+        for read in read_topic(log, &topic) {
+            let copied = read.envelope.from.unwrap().task == hash64("sluice.rescale");
+            if let (Body::Submission(submission), false) = (read.body(), copied) {
+                let place = (hash32(&topic), read.partition, read.offset.get());
+                at.entry(key_of_submission(submission)).or_default().push(place);
+            }
         }
     }
     let valid = read_topic(log, "share.valid");
-    let mut verdicts: HashMap<(u32, u64), &Verdict> = HashMap::new();
+    let mut verdicts: HashMap<Place, &Verdict> = HashMap::new();
     for read in &valid {
         let verdict = verdict(read);
         assert_eq!(verdict.reason(), Reason::Accepted);
-        let before = verdicts.insert((verdict.origin_partition, verdict.origin_offset), verdict);
+        let topic = read.envelope.from.unwrap().source_topic;
+        let before = verdicts.insert((topic, verdict.origin_partition, verdict.origin_offset), verdict);
         assert!(before.is_none(), "S1: a share is counted twice, answered or not: {verdict:?}");
     }
     for sent in sent {

@@ -14,5 +14,6 @@ mod failpoints;
 mod maturity;
 mod parts;
 mod replay;
+mod rescale;
 mod signet;
 mod swarm;

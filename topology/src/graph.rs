@@ -29,8 +29,10 @@ pub struct Graph {
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Name.
+    /// Name in the log: that of the file, for a generation above 1 with `.gN` behind it.
     pub name: Arc<str>,
+    /// Generation: each change of the number of partitions begins another one (docs/adr/0018). From 1.
+    pub generation: u32,
     /// Number of partitions; for a direct topic, of the tasks it is inside of.
     pub partitions: u32,
     /// For how long records are kept.
@@ -100,6 +102,8 @@ pub struct Group {
     pub partitions: Vec<u32>,
     /// How many partitions its first input has.
     pub of: u32,
+    /// Generation of the topics it reads: 1, or more where one of them has changed its number of partitions.
+    pub generation: u32,
 }
 
 /// No operator or service has this name.
@@ -142,11 +146,22 @@ impl Group {
     }
 
     fn task_called(&self, group: &str, partition: u32) -> String {
-        match self.parallel {
-            Parallel::PerPartition => format!("{group}.{partition}"),
-            Parallel::Single => group.to_owned(),
-        }
+        task_name(group, self.parallel, self.generation, partition)
     }
+}
+
+/// Name of a task: that of its first operator, the generation of what it reads, and its partition.
+pub(crate) fn task_name(operator: &str, parallel: Parallel, generation: u32, partition: u32) -> String {
+    let generation = if generation > 1 { format!("@{generation}") } else { String::new() };
+    match parallel {
+        Parallel::PerPartition => format!("{operator}{generation}.{partition}"),
+        Parallel::Single => format!("{operator}{generation}"),
+    }
+}
+
+/// What a topic of the file is called in the log.
+pub fn log_name(topic: &str, generation: u32) -> Arc<str> {
+    if generation > 1 { format!("{topic}.g{generation}").into() } else { topic.into() }
 }
 
 impl Graph {
@@ -211,6 +226,46 @@ impl Graph {
     /// The topics that the log stores.
     pub fn stored_topics(&self) -> impl Iterator<Item = &Topic> {
         self.topics.iter().filter(|topic| !topic.direct)
+    }
+
+    /// The tasks that read a topic of the graph, as they are in a generation of it with this many partitions. In its own
+    /// generation they are those of [`Graph::plan`].
+    ///
+    /// # Errors
+    /// In words, if a task cannot be told for another generation: the file shares out the partitions among instances,
+    /// or a task reads another topic beside it.
+    pub fn tasks_at(&self, topic: &Topic, generation: u32, partitions: u32) -> Result<Vec<TaskSpec>, String> {
+        let mut all = Vec::new();
+        for group in &self.groups {
+            let tasks = self.tasks(group);
+            let reads = |input: &StoredInput| input.topic == topic.name;
+            let Some(one) = tasks.first().filter(|task| task.inputs.iter().any(reads)) else { continue };
+            let name = &group.name;
+            let numbers = match group.parallel {
+                Parallel::Single => 0..1,
+                Parallel::PerPartition if group.partitions.len() as u32 != group.of => {
+                    return Err(format!(
+                        "{name} works on some partitions of {} only: leave out its `partitions` until the change is done",
+                        topic.name
+                    ));
+                }
+                Parallel::PerPartition if one.inputs.len() > 1 => {
+                    return Err(format!("{name} reads other topics beside {}, partition by partition", topic.name));
+                }
+                Parallel::PerPartition => 0..partitions,
+            };
+            let named = topic.at(generation);
+            let before = group.generation - (topic.generation - 1) + (generation - 1);
+            all.extend(numbers.map(|number| TaskSpec {
+                name: task_name(&group.identity, group.parallel, before, number),
+                shown: task_name(name, group.parallel, before, number),
+                partition: number,
+                partitions: if group.parallel == Parallel::Single { one.partitions } else { partitions },
+                inputs: inputs_at(one, topic, (&named, generation, partitions), group.parallel, number),
+                ..one.clone()
+            }));
+        }
+        Ok(all)
     }
 
     fn tasks(&self, group: &Group) -> Vec<TaskSpec> {
@@ -300,13 +355,57 @@ fn add_input(inputs: &mut Vec<StoredInput>, topic: &Topic, partition: u32, prior
             topic: Arc::clone(&topic.name),
             partition,
             partitions: topic.partitions,
+            generation: topic.generation,
             priority,
             to: vec![to],
         }),
     }
 }
 
+/// The inputs of `task` with the partitions of another generation (name, number, count) of `topic` in place of those it
+/// reads: its own, or all of them for a task that is alone.
+fn inputs_at(
+    task: &TaskSpec,
+    topic: &Topic,
+    (name, generation, partitions): (&Arc<str>, u32, u32),
+    parallel: Parallel,
+    number: u32,
+) -> Vec<StoredInput> {
+    let mut inputs = Vec::new();
+    let mut done = false;
+    for input in &task.inputs {
+        if input.topic != topic.name {
+            inputs.push(input.clone());
+        } else if !std::mem::replace(&mut done, true) {
+            let numbers = match parallel {
+                Parallel::PerPartition => number..number + 1,
+                Parallel::Single => 0..partitions,
+            };
+            inputs.extend(numbers.map(|partition| StoredInput {
+                topic: Arc::clone(name),
+                partition,
+                partitions,
+                generation,
+                ..input.clone()
+            }));
+        }
+    }
+    inputs
+}
+
 impl Topic {
+    /// Name in the file: without the generation.
+    pub fn base(&self) -> &str {
+        let suffix = format!(".g{}", self.generation);
+        let base = self.name.strip_suffix(&suffix).filter(|_| self.generation > 1);
+        base.unwrap_or(&self.name)
+    }
+
+    /// Name in the log of another generation of it.
+    pub fn at(&self, generation: u32) -> Arc<str> {
+        log_name(self.base(), generation)
+    }
+
     /// The topic as the log is asked to create it.
     pub fn spec(&self) -> TopicSpec {
         TopicSpec { name: self.name.to_string(), partitions: self.partitions, retention: self.retention }

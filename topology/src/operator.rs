@@ -98,6 +98,11 @@ pub struct Source {
     pub partition: u32,
     /// How many partitions the topic has.
     pub partitions: u32,
+    /// Generation of the topic (docs/adr/0018), from 1.
+    pub generation: u32,
+    /// The record was processed in the generation before, and is here so that the state knows of it: nothing that is sent
+    /// because of it is stored. An operator with other effects leaves them out.
+    pub history: bool,
     /// Offset.
     pub offset: Offset,
 }

@@ -82,7 +82,7 @@ fn check_after(stored: &Positions, after: &[NextOffset]) -> Result<()> {
 fn newest_slice(sql: &mut dyn Sql, closed: &Closed) -> Result<Option<u64>> {
     let row = sql.query_first("SELECT slice FROM slice_totals ORDER BY slice DESC LIMIT 1", &[])?;
     let stored = row.map(|row| row.u64(0)).transpose()?;
-    Ok(stored.max(closed.0.values().max().copied()))
+    Ok(stored.max(closed.newest()))
 }
 
 /// Positions only grow: a batch repeated from further back does not take them back.

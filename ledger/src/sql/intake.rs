@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sluice_proto::v1::{BlockOutcome, SliceEnd, Tally};
 
-use super::facts::{Closed, Facts};
+use super::facts::{Closed, End, Facts};
 use crate::batch::{LedgerEvent, LedgerRecord};
 use crate::error::{LedgerError, Result};
 use crate::score::{Score, tally_score};
@@ -43,11 +43,14 @@ impl<'a> Intake<'a> {
     fn tally(&mut self, record: &LedgerRecord, tally: &'a Tally) -> Result<()> {
         self.shape(record, tally.slice_ms)?;
         check_account(&tally.account)?;
-        let lane = (record.source.partition, tally.partition);
-        if let Some(closed) = self.closed.0.get(&lane).filter(|closed| tally.slice <= **closed) {
+        let lane = (record.source.partition, generation(tally.generation), tally.partition);
+        if let Some(closed) = self.closed.lanes.get(&lane).filter(|end| end.last || tally.slice <= end.slice) {
             return Err(LedgerError::Record(format!(
-                "a tally of slice {} of partition {} behind the end of slice {closed}",
-                tally.slice, tally.partition
+                "a tally of slice {} of partition {} behind the end of {}slice {}",
+                tally.slice,
+                tally.partition,
+                if closed.last { "the generation with " } else { "" },
+                closed.slice
             )));
         }
         let score = tally_score(tally)?;
@@ -61,17 +64,39 @@ impl<'a> Intake<'a> {
 
     fn slice_end(&mut self, record: &LedgerRecord, end: &SliceEnd) -> Result<()> {
         self.shape(record, end.slice_ms)?;
-        same("partitions of the shares", &mut self.facts.partitions, end.partitions.into())?;
         if end.partition >= end.partitions {
             return Err(LedgerError::Record(format!("partition {} of {}", end.partition, end.partitions)));
         }
-        match self.closed.0.insert((record.source.partition, end.partition), end.slice) {
-            Some(before) if end.slice <= before => Err(LedgerError::Record(format!(
-                "the end of slice {} of partition {} behind the end of slice {before}",
+        let generation = generation(end.generation);
+        self.partitions(generation, end.partitions)?;
+        if end.next_partitions > 0 {
+            self.partitions(generation.saturating_add(1), end.next_partitions)?;
+        }
+        let lane = (record.source.partition, generation, end.partition);
+        let now = End { slice: end.slice, last: end.next_partitions > 0 };
+        match self.closed.lanes.insert(lane, now) {
+            Some(before) if before.last => Err(LedgerError::Record(format!(
+                "the end of slice {} of partition {} behind the end of generation {generation}",
                 end.slice, end.partition
+            ))),
+            Some(before) if end.slice <= before.slice => Err(LedgerError::Record(format!(
+                "the end of slice {} of partition {} behind the end of slice {}",
+                end.slice, end.partition, before.slice
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// A generation of the shares keeps its number of partitions.
+    fn partitions(&mut self, generation: u32, found: u32) -> Result<()> {
+        let known = *self.closed.partitions.entry(generation).or_insert(found);
+        if known == found {
+            return Ok(());
+        }
+        Err(LedgerError::Record(format!(
+            "the number of partitions of generation {generation} of the shares was {known} and now is {found}: a change \
+             needs `sluice rescale`"
+        )))
     }
 
     /// Slices and partitions must stay as they were.
@@ -103,4 +128,9 @@ fn same(what: &str, known: &mut Option<u64>, found: u64) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// As it is counted: records have 0 for the first.
+fn generation(recorded: u32) -> u32 {
+    recorded.max(1)
 }

@@ -49,6 +49,31 @@ impl Fixture {
         }
     }
 
+    /// Takes the tables back to what they were before generations of the shares, as a program of that time left them.
+    pub fn downgrade(&self) {
+        let facts =
+            "INSERT INTO facts (name, number) SELECT 'partitions', partitions FROM generations WHERE generation = 1;
+                     DROP TABLE generations;";
+        let closed = match &self.place {
+            Place::Sqlite(_) => {
+                r#"ALTER TABLE closed RENAME TO newer;
+                   CREATE TABLE closed (
+                       tally_partition INTEGER NOT NULL, "partition" INTEGER NOT NULL, slice INTEGER NOT NULL,
+                       PRIMARY KEY (tally_partition, "partition")
+                   ) STRICT;
+                   INSERT INTO closed SELECT tally_partition, "partition", slice FROM newer;
+                   DROP TABLE newer;"#
+            }
+            Place::Postgres(..) => {
+                r#"ALTER TABLE closed DROP CONSTRAINT closed_pkey;
+                   ALTER TABLE closed DROP COLUMN generation, DROP COLUMN ended;
+                   ALTER TABLE closed ADD PRIMARY KEY (tally_partition, "partition");"#
+            }
+        };
+        let migrations = "DELETE FROM refinery_schema_history WHERE name = 'generations';";
+        self.sql(&[facts, closed, migrations].concat()).unwrap();
+    }
+
     /// Runs statements past the ledger.
     pub fn sql(&self, statements: &str) -> Result<(), String> {
         match &self.place {

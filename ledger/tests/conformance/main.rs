@@ -27,6 +27,8 @@ on_every_back_end!(
     an_inactive_block_stays_pending,
     a_refused_block_is_recorded_and_not_credited,
     every_partition_must_have_closed_the_slice,
+    every_generation_must_have_closed_the_slice,
+    a_ledger_from_before_generations_goes_on,
     outcomes_and_tallies_may_come_in_either_order,
     a_repeated_batch_changes_nothing,
     an_empty_window_pays_the_finder,

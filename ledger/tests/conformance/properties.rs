@@ -6,10 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sluice_ledger::{CreditState, LedgerDigest, LedgerStore, Rules};
-use sluice_proto::v1::BlockStatus;
+use sluice_proto::v1::{BlockStatus, Tally};
 
 use crate::fixture::Fixture;
-use crate::world::{Reader, Topics, all, outcome, pplns, slice_end, solo, tally};
+use crate::world::{Reader, Topics, all, end_of, outcome, pplns, solo, tally};
 
 const NAMES: [&str; 6] = ["alice", "bob", "carol", "dave", "eve", "mallory"];
 /// Slices of a world.
@@ -39,16 +39,26 @@ fn worlds() -> impl Strategy<Value = World> {
     ];
     let work = vec((0..3_u32, 0..SLICES, 0..NAMES.len(), prop_oneof![Just(0_u64), 1..3000_u64]), 0..60);
     let blocks = vec((0..SLICES + 1, 0..=350_000_000_000_000_u64, 0..NAMES.len(), 0..LIVES.len()), 0..6);
-    (1..=3_u32, 1..=3_u32, work, blocks, rules).prop_map(|(partitions, tally_partitions, work, blocks, rules)| {
+    // The shares may have another number of partitions from the slice behind this one on.
+    let cut = (0..2 * SLICES, 1..=3_u32);
+    (1..=3_u32, 1..=3_u32, work, blocks, rules, cut).prop_map(|(before, tally_partitions, work, blocks, rules, cut)| {
         let mut topics = Topics::new(tally_partitions);
         for slice in 0..SLICES {
+            let (generation, partitions) = if slice > cut.0 { (2, cut.1) } else { (0, before) };
             for partition in 0..partitions {
                 for (at, when, who, amount) in &work {
                     if at % partitions == partition && *when == slice {
-                        topics.tally(tally(partition, slice, NAMES[*who], *amount));
+                        let tally = tally(partition, slice, NAMES[*who], *amount);
+                        topics.tally(Tally { generation, ..tally });
                     }
                 }
-                topics.end(slice_end(partition, partitions, slice));
+                let next = if slice == cut.0 { cut.1 } else { 0 };
+                topics.end(end_of(generation, (partition, partitions), slice, next));
+            }
+            if slice == cut.0 {
+                for partition in 0..cut.1 {
+                    topics.end(end_of(2, (partition, cut.1), slice, 0));
+                }
             }
         }
         let longest = LIVES.iter().map(|life| life.len()).max().unwrap_or(0);

@@ -7,7 +7,7 @@ use sluice_mining::Sats;
 use sluice_proto::v1::BlockStatus;
 
 use crate::fixture::Fixture;
-use crate::world::{Reader, Topics, all, hash, outcome, pplns, slice_end, solo, tally};
+use crate::world::{Reader, Topics, all, end_of, hash, outcome, pplns, slice_end, solo, tally};
 
 pub use crate::owners::*;
 
@@ -155,6 +155,63 @@ pub fn every_partition_must_have_closed_the_slice(fixture: &Fixture) {
     assert_eq!(store.apply(&reader.rest(true)).unwrap().credited, 1);
     assert_eq!((balance(store, "alice").0, balance(store, "bob").0), (VALUE / 3, VALUE / 3 * 2));
     assert_sound(store);
+}
+
+pub fn every_generation_must_have_closed_the_slice(fixture: &Fixture) {
+    let store = fixture.store.as_ref();
+    let mut topics = Topics::new(2);
+    let credited = |topics: &Topics| store.apply(&all(topics, pplns(2, 0))).unwrap().credited;
+    topics.outcome(outcome(1, 7, VALUE, "alice", BlockStatus::Accepted));
+    topics.outcome(outcome(2, 8, VALUE, "alice", BlockStatus::Accepted));
+    topics.tally(tally(0, 7, "alice", 1)).end(end_of(0, (0, 2), 7, 3));
+    assert_eq!(credited(&topics), 0, "one of two partitions has ended");
+    topics.tally(tally(1, 7, "bob", 2)).end(end_of(0, (1, 2), 7, 3));
+    assert_eq!(credited(&topics), 0, "the next generation may still bring it");
+    topics.end(end_of(2, (0, 3), 7, 0)).end(end_of(2, (1, 3), 7, 0));
+    assert_eq!(credited(&topics), 0);
+    topics.end(end_of(2, (2, 3), 7, 0));
+    assert_eq!((credited(&topics), store.totals().unwrap().closed_through), (1, Some(7)));
+    topics.tally(sluice_proto::v1::Tally { generation: 2, ..tally(2, 8, "bob", 3) });
+    topics.end(end_of(2, (2, 3), 8, 0)).end(end_of(2, (1, 3), 9, 0)).end(end_of(2, (0, 3), 8, 0));
+    assert_eq!((credited(&topics), store.totals().unwrap().closed_through), (1, Some(8)));
+    // A third of the first block, a sixth of the second, each rounded down; what is left is the other's.
+    let alice = VALUE / 3 + VALUE / 6;
+    assert_eq!((balance(store, "alice").0, balance(store, "bob").0), (alice, 2 * VALUE - alice));
+    assert_sound(store);
+    let (digest, positions) = (store.digest().unwrap(), store.positions().unwrap());
+    let refused = |change: &dyn Fn(&mut Topics)| {
+        let mut wrong = topics.clone();
+        change(&mut wrong);
+        let error = store.apply(&all(&wrong, pplns(2, 0))).unwrap_err();
+        assert!(matches!(error, LedgerError::Record(_)), "{error}");
+        assert_eq!((store.digest().unwrap(), store.positions().unwrap()), (digest, positions.clone()));
+    };
+    refused(&|topics| {
+        topics.tally(tally(0, 9, "alice", 1));
+    });
+    refused(&|topics| {
+        topics.end(end_of(0, (0, 2), 9, 0));
+    });
+    refused(&|topics| {
+        topics.end(end_of(2, (0, 4), 9, 0));
+    });
+    refused(&|topics| {
+        topics.end(end_of(2, (1, 3), 9, 0));
+    });
+}
+
+pub fn a_ledger_from_before_generations_goes_on(fixture: &Fixture) {
+    // What is closed in a ledger of the first version: as its tables had it.
+    let mut topics = Topics::new(1);
+    topics.tally(tally(0, 7, "alice", 600)).end(slice_end(0, 1, 7));
+    fixture.store.apply(&all(&topics, pplns(2, 150))).unwrap();
+    fixture.downgrade();
+    let store = fixture.again();
+    assert_eq!(store.totals().unwrap().closed_through, Some(7));
+    topics.end(end_of(0, (0, 1), 8, 1)).end(end_of(2, (0, 1), 8, 0));
+    topics.outcome(outcome(1, 8, VALUE, "alice", BlockStatus::Accepted));
+    assert_eq!(store.apply(&all(&topics, pplns(2, 150))).unwrap().credited, 1);
+    assert_sound(store.as_ref());
 }
 
 pub fn outcomes_and_tallies_may_come_in_either_order(fixture: &Fixture) {

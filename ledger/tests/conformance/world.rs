@@ -37,11 +37,16 @@ pub fn tally(partition: u32, slice: u64, account: &str, milliblocks: u64) -> Tal
     let accepted =
         vec![WorkAt { nbits: NBITS, work_hi: (work >> 64) as u64, work_lo: work as u64, shares: milliblocks }];
     let (account, worker) = (account.to_owned(), "rig".to_owned());
-    Tally { slice, slice_ms: SLICE_MS, partition, account, worker, accepted, rejected: Vec::new() }
+    Tally { slice, slice_ms: SLICE_MS, partition, account, worker, accepted, rejected: Vec::new(), generation: 0 }
 }
 
 pub fn slice_end(partition: u32, partitions: u32, slice: u64) -> SliceEnd {
-    SliceEnd { slice, slice_ms: SLICE_MS, partition, partitions }
+    SliceEnd { slice, slice_ms: SLICE_MS, partition, partitions, generation: 0, next_partitions: 0 }
+}
+
+/// The same in a generation of the shares; `next` is the number of partitions of the one that follows, if it has ended.
+pub fn end_of(generation: u32, (partition, partitions): (u32, u32), slice: u64, next: u32) -> SliceEnd {
+    SliceEnd { generation, next_partitions: next, ..slice_end(partition, partitions, slice) }
 }
 
 /// A step of the block `number`, found by `finder` in `slice`.

@@ -28,14 +28,14 @@ pub static KIND: Kind = Kind {
     summary: "turns repeated headers into duplicates",
     inputs: &[InputSpec {
         name: "in",
-        accepts: &[RecordKind::Verdict, RecordKind::Tick],
+        accepts: &[RecordKind::Verdict, RecordKind::Tick, RecordKind::Cut],
         optional: false,
         priority: false,
     }],
     outputs: &[
         OutputSpec {
             name: "out",
-            writes: &[RecordKind::Verdict, RecordKind::Tick],
+            writes: &[RecordKind::Verdict, RecordKind::Tick, RecordKind::Cut],
             optional: true,
             keyed: Keyed::Session,
         },
@@ -68,7 +68,7 @@ impl Operator for Dedupe {
     fn process(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
         match &**input.record {
             Body::Verdict(verdict) => self.verdict(verdict, input, cx),
-            Body::Tick(_) => {
+            Body::Tick(_) | Body::Cut(_) => {
                 cx.pass("out", Key::Partition(input.source.partition), input);
                 Ok(())
             }

@@ -109,7 +109,7 @@ impl Operator for Ledger {
             _ => return Err(crate::unexpected("ledger", input)),
         };
         self.note(input.source, cx)?;
-        let Source { topic, partition, partitions, offset } = input.source.clone();
+        let Source { topic, partition, partitions, offset, .. } = input.source.clone();
         let source = RecordSource { topic, partition, partitions, offset };
         self.batch.records.push(LedgerRecord { source, event_time: input.event_time, event });
         Ok(())

@@ -5,6 +5,9 @@
 //! the others' time no longer holds it back (stamps are compared in tenths of a slice). A slice closes once the partition's time has passed it: its sums are
 //! written, then a marker that says that this slice and all before it are closed. What comes later for a closed slice
 //! counts in the one then open. All by record, so a replay cuts the same slices (invariant S2).
+//!
+//! Where the topic changes its number of partitions (docs/adr/0018), the cut ends the slices of one generation and begins
+//! those of the next one behind the slice of its time: what came before the cut counts in the old one, once.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +16,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use sluice_mining::Work;
-use sluice_proto::v1::{Reason, ReasonCount, SliceEnd, Tally, Verdict, WorkAt};
+use sluice_proto::v1::{Cut, Reason, ReasonCount, SliceEnd, Tally, Verdict, WorkAt};
 use sluice_proto::{Body, EventTime, RecordKind};
 use sluice_topology::operator::StateView;
 use sluice_topology::{
@@ -39,7 +42,7 @@ pub static KIND: Kind = Kind {
     summary: "sums shares per worker over slices of event time",
     inputs: &[InputSpec {
         name: "in",
-        accepts: &[RecordKind::Verdict, RecordKind::Tick],
+        accepts: &[RecordKind::Verdict, RecordKind::Tick, RecordKind::Cut],
         optional: false,
         priority: false,
     }],
@@ -99,6 +102,8 @@ impl Operator for TallyOperator {
                 self.count(verdict, self.slice_of(time).max(open), cx)
             }
             Body::Tick(tick) => self.advance(tick.gateway, time, input, cx).map(|_| ()),
+            Body::Cut(cut) if cut.generation > input.source.generation => self.end(cut, input, cx),
+            Body::Cut(_) => self.begin(input, cx),
             _ => Err(crate::unexpected("tally", input)),
         }
     }
@@ -126,12 +131,10 @@ impl TallyOperator {
         input: &Input<'_>,
         cx: &mut Context<'_>,
     ) -> Result<u64, OperatorError> {
+        let (silence, slice_ms) = (self.silence, u64::from(self.slice_ms));
         // Stamps count in tenths of a slice, so that not every share changes a row.
         let coarse = EventTime::from_nanos(time.nanos() - time.nanos() % self.grain());
-        let clock = match &mut self.clock {
-            Some(clock) => clock,
-            none => none.insert(read_clock(cx)?),
-        };
+        let clock = self.clock(cx)?;
         let stamp = clock.stamps.entry(gateway).or_default();
         if coarse > *stamp {
             *stamp = coarse;
@@ -143,19 +146,54 @@ impl TallyOperator {
             return Ok(open);
         }
         let newest = clock.stamps.values().max().copied().unwrap_or(time);
-        let live = clock.stamps.values().filter(|stamp| newest.nanos_since(**stamp) <= self.silence);
-        let now = live.min().copied().unwrap_or(time).millis() / u64::from(self.slice_ms);
+        let live = clock.stamps.values().filter(|stamp| newest.nanos_since(**stamp) <= silence);
+        let now = live.min().copied().unwrap_or(time).millis() / slice_ms;
         let open = clock.open.unwrap_or(0);
         if clock.open.is_some() && now <= open {
             return Ok(open);
         }
         let first = clock.open.is_none();
-        clock.open = Some(now);
-        cx.state.put(CLOCK, OPEN, &now.to_be_bytes())?;
+        self.set_open(now, cx)?;
         if !first {
-            self.close_before(now, input, cx)?;
+            self.write_before(now, input, cx)?;
+            self.write_end(now - 1, 0, input, cx);
         }
         Ok(now)
+    }
+
+    /// The last record of a generation: writes what is left, and that nothing follows.
+    fn end(&mut self, cut: &Cut, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let written = self.write_before(u64::MAX, input, cx)?.unwrap_or(0);
+        let last = self.open_from(self.slice_of(input.event_time), cx)?.max(written);
+        self.write_end(last, cut.partitions, input, cx);
+        self.set_open(last.saturating_add(1), cx)
+    }
+
+    /// The first record of a generation behind its history: what that left open was written in the generation before.
+    fn begin(&mut self, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        let before = self.open_from(self.slice_of(input.event_time), cx)?;
+        self.sums.take(&cx.state, |_, _| true)?;
+        cx.state.expire_below(SUMS, &u64::MAX.to_be_bytes())?;
+        self.write_end(before, 0, input, cx);
+        self.set_open(before.saturating_add(1), cx)
+    }
+
+    /// The open slice, or `slice` if that is later.
+    fn open_from(&mut self, slice: u64, cx: &Context<'_>) -> Result<u64, OperatorError> {
+        Ok(self.clock(cx)?.open.unwrap_or(0).max(slice))
+    }
+
+    fn set_open(&mut self, slice: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+        self.clock(cx)?.open = Some(slice);
+        Ok(cx.state.put(CLOCK, OPEN, &slice.to_be_bytes())?)
+    }
+
+    /// The rows of the table `clock`.
+    fn clock(&mut self, cx: &Context<'_>) -> Result<&mut Clock, OperatorError> {
+        Ok(match &mut self.clock {
+            Some(clock) => clock,
+            none => none.insert(read_clock(cx)?),
+        })
     }
 
     fn count(&mut self, verdict: &Verdict, slice: u64, cx: &mut Context<'_>) -> Result<(), OperatorError> {
@@ -177,8 +215,13 @@ impl TallyOperator {
         Ok(())
     }
 
-    /// Writes the sums of the slices before `open`, in order, and the marker behind them.
-    fn close_before(&mut self, open: u64, input: &Input<'_>, cx: &mut Context<'_>) -> Result<(), OperatorError> {
+    /// Writes the sums of the slices before `open`, in order; returns the last slice that has any.
+    fn write_before(
+        &mut self,
+        open: u64,
+        input: &Input<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<Option<u64>, OperatorError> {
         let rows = self.sums.take(&cx.state, |key, _| key < &open.to_be_bytes()[..])?;
         let mut tally: Option<Tally> = None;
         for (key, sum) in rows {
@@ -188,17 +231,24 @@ impl TallyOperator {
             }
             row.add_to(tally.get_or_insert_with(|| self.empty(&row, input)), sum);
         }
+        let last = tally.as_ref().map(|tally| tally.slice);
         self.emit(tally, cx);
         cx.state.expire_below(SUMS, &open.to_be_bytes())?;
-        let slice = open - 1;
+        Ok(last)
+    }
+
+    /// Writes that `slice` and those before it are closed; and how many partitions the next generation has, where nothing
+    /// follows in this one.
+    fn write_end(&self, slice: u64, next_partitions: u32, input: &Input<'_>, cx: &mut Context<'_>) {
         let end = SliceEnd {
             slice,
             slice_ms: self.slice_ms,
             partition: input.source.partition,
             partitions: input.source.partitions,
+            generation: generation(input),
+            next_partitions,
         };
         cx.emit("out", Key::Every, self.end_of(slice), Body::SliceEnd(end));
-        Ok(())
     }
 
     fn empty(&self, row: &Row<'_>, input: &Input<'_>) -> Tally {
@@ -210,6 +260,7 @@ impl TallyOperator {
             worker: row.worker.to_owned(),
             accepted: Vec::new(),
             rejected: Vec::new(),
+            generation: generation(input),
         }
     }
 
@@ -224,6 +275,11 @@ impl TallyOperator {
     fn end_of(&self, slice: u64) -> EventTime {
         EventTime::from_millis(slice.saturating_add(1).saturating_mul(u64::from(self.slice_ms)))
     }
+}
+
+/// As records have it: 0 stands for the first.
+fn generation(input: &Input<'_>) -> u32 {
+    if input.source.generation > 1 { input.source.generation } else { 0 }
 }
 
 fn read_clock(cx: &Context<'_>) -> Result<Clock, OperatorError> {

@@ -1,6 +1,6 @@
 use crate::testing::Sent;
 use proptest::prelude::*;
-use sluice_proto::v1::{Reason, SliceEnd, Tally, Verdict};
+use sluice_proto::v1::{Cut, Reason, SliceEnd, Tally, Verdict};
 use sluice_proto::{Body, EventTime};
 use sluice_topology::{Key, SettingValue};
 
@@ -78,10 +78,12 @@ fn trap_05_a_slice_sums_accepted_work_and_only_counts_rejects() {
         worker: "rig1".into(),
         accepted: vec![work_at(NBITS, 3), work_at(NBITS + 1, 1)],
         rejected: vec![rejected(Reason::Stale, 2), rejected(Reason::JobNotFound, 1)],
+        generation: 0,
     };
     assert_eq!(*first, expected);
     assert_eq!((&*second.worker, second.accepted[0].shares), ("rig6", 1));
-    let end = SliceEnd { slice: FIRST, slice_ms: 10_000, partition: 0, partitions: 1 };
+    let end =
+        SliceEnd { slice: FIRST, slice_ms: 10_000, partition: 0, partitions: 1, generation: 0, next_partitions: 0 };
     assert_eq!(out[2].body, Body::SliceEnd(end));
     assert_eq!(rig.rows("sums"), 0, "what is written is forgotten");
 }
@@ -255,4 +257,53 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_cut_ends_a_generation_with_all_that_is_open() {
+    let mut rig = Rig::new(&KIND);
+    tick_of(&mut rig, 1, 5_000);
+    share(&mut rig, 1, 6_000);
+    share(&mut rig, 1, 12_000);
+    share(&mut rig, 6, 23_000);
+    // The newest record of any partition was in the fourth slice.
+    let cut = || Body::Cut(Cut { generation: 2, partitions: 8 });
+    let out = rig.give("in", at(34_000), cut());
+    let expected = |slice, worker: &str| (slice, "account1".to_owned(), worker.to_owned(), 1);
+    assert_eq!(counts(&out), [expected(0, "rig1"), expected(1, "rig1"), expected(2, "rig6")]);
+    let Body::SliceEnd(end) = &out[out.len() - 1].body else { panic!("{out:?}") };
+    assert_eq!((end.slice, end.generation, end.partitions, end.next_partitions), (FIRST + 3, 0, 1, 8));
+    assert_eq!(rig.rows("sums"), 0, "nothing is left to be counted");
+}
+
+/// A share from the future is counted, in the slice that the generation ends with.
+#[test]
+fn a_cut_leaves_nothing_behind_its_own_slice() {
+    let mut rig = Rig::new(&KIND);
+    tick_of(&mut rig, 1, 5_000);
+    share(&mut rig, 1, 96_000);
+    let out = rig.give("in", at(34_000), Body::Cut(Cut { generation: 2, partitions: 8 }));
+    assert_eq!((counts(&out).len(), ended(&out)), (1, vec![9]));
+}
+
+#[test]
+fn a_generation_begins_behind_the_slice_of_its_cut() {
+    let mut rig = Rig::new(&KIND);
+    rig.generation = 2;
+    // The history: what operators send because of it goes nowhere.
+    tick_of(&mut rig, 0, 5_000);
+    share(&mut rig, 1, 31_000);
+    let out = rig.give("in", at(34_000), Body::Cut(Cut { generation: 2, partitions: 1 }));
+    assert_eq!((counts(&out).len(), ended(&out)), (0, vec![3]), "it was counted in the generation before");
+    let Body::SliceEnd(end) = &out[0].body else { panic!("{out:?}") };
+    assert_eq!((end.generation, end.next_partitions), (2, 0));
+    assert_eq!(rig.rows("sums"), 0);
+    rig.commit();
+    rig.restart(&[("in", 0, 4)]);
+    // Received in the slice of the cut, but behind it.
+    assert_eq!(share(&mut rig, 1, 35_000), []);
+    assert_eq!(tick_of(&mut rig, 0, 41_000), []);
+    let out = tick_of(&mut rig, 0, 50_000);
+    assert_eq!((counts(&out), ended(&out)), (vec![(4, "account1".into(), "rig1".into(), 1)], vec![4]));
+    assert_eq!(tallies(&out)[0].generation, 2);
 }

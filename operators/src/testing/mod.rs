@@ -28,6 +28,8 @@ pub(crate) struct Rig {
     operator: Box<dyn Operator>,
     /// Offset of the next record by port and partition.
     next: BTreeMap<(&'static str, u32), u64>,
+    /// Of what it reads.
+    pub(crate) generation: u32,
     /// What broadcast tables were given, by kind and offset.
     applied: BTreeMap<String, BTreeMap<u64, Envelope>>,
 }
@@ -45,7 +47,18 @@ impl Rig {
         let tables = open(kind, &env);
         let operator = build(kind, &settings, &externals).unwrap();
         let (lookups, next) = (Lookups::default(), BTreeMap::new());
-        Self { kind, settings, externals, env, tables, lookups, operator, next, applied: BTreeMap::new() }
+        Self {
+            kind,
+            settings,
+            externals,
+            env,
+            tables,
+            lookups,
+            operator,
+            next,
+            generation: 1,
+            applied: BTreeMap::new(),
+        }
     }
 
     /// Adds a broadcast table.
@@ -97,7 +110,14 @@ impl Rig {
         body: Body,
     ) -> Result<Vec<Sent>, OperatorError> {
         let next = self.next.entry((port, partition)).or_insert(1);
-        let source = Source { topic: topic(port), partition, partitions, offset: Offset::new(*next) };
+        let source = Source {
+            topic: topic(port),
+            partition,
+            partitions,
+            generation: self.generation,
+            history: false,
+            offset: Offset::new(*next),
+        };
         *next += 1;
         let (record, mut out) = (Arc::new(body), Vec::new());
         let mut context = Context::new(StateView::new(&mut self.tables, 0), &self.lookups, &mut out);

@@ -234,12 +234,12 @@ pub fn tally(partition: u32, slice: u64, account: &str, worker: &str, milliblock
     let accepted =
         vec![WorkAt { nbits: NBITS, work_hi: (work >> 64) as u64, work_lo: work as u64, shares: milliblocks }];
     let (account, worker) = (account.to_owned(), worker.to_owned());
-    Tally { slice, slice_ms: 10_000, partition, account, worker, accepted, rejected: Vec::new() }
+    Tally { slice, slice_ms: 10_000, partition, account, worker, accepted, rejected: Vec::new(), generation: 0 }
 }
 
 /// The end of a slice of one of `partitions` partitions.
 pub fn slice_end(partition: u32, partitions: u32, slice: u64) -> SliceEnd {
-    SliceEnd { slice, slice_ms: 10_000, partition, partitions }
+    SliceEnd { slice, slice_ms: 10_000, partition, partitions, generation: 0, next_partitions: 0 }
 }
 
 /// A solved block, no real one: its hash is made of `number`.

@@ -38,7 +38,7 @@ pub static KIND: Kind = Kind {
     summary: "difficulty per session, from its share rate",
     inputs: &[InputSpec {
         name: "in",
-        accepts: &[RecordKind::Verdict, RecordKind::Tick],
+        accepts: &[RecordKind::Verdict, RecordKind::Tick, RecordKind::Cut],
         optional: false,
         priority: false,
     }],
@@ -106,6 +106,7 @@ impl Operator for Vardiff {
         match &**input.record {
             Body::Verdict(verdict) => self.share(verdict, time, cx),
             Body::Tick(_) => self.sweep(time, cx),
+            Body::Cut(_) => Ok(()),
             _ => Err(crate::unexpected("vardiff", input)),
         }
     }

@@ -27,13 +27,13 @@ pub static KIND: Kind = Kind {
     summary: "judges every submission as of its job clock",
     inputs: &[InputSpec {
         name: "in",
-        accepts: &[RecordKind::Submission, RecordKind::Tick],
+        accepts: &[RecordKind::Submission, RecordKind::Tick, RecordKind::Cut],
         optional: false,
         priority: false,
     }],
     outputs: &[OutputSpec {
         name: "out",
-        writes: &[RecordKind::Verdict, RecordKind::Tick],
+        writes: &[RecordKind::Verdict, RecordKind::Tick, RecordKind::Cut],
         optional: false,
         keyed: Keyed::Session,
     }],
@@ -73,6 +73,7 @@ impl Operator for Verify {
                 cx.lookup::<JobTableState>("job_table")?.as_of(clock, |_| ())?;
                 cx.emit("out", Key::Partition(input.source.partition), time, Body::Tick(*tick));
             }
+            Body::Cut(_) => cx.pass("out", Key::Partition(input.source.partition), input),
             _ => return Err(crate::unexpected("verify", input)),
         }
         Ok(())

@@ -15,5 +15,6 @@ mod faults;
 mod folders;
 mod harness;
 mod pool;
+mod rescale;
 mod scenarios;
 mod shares;

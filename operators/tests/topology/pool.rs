@@ -64,7 +64,7 @@ static GATEWAY: Kind = Kind {
     outputs: &[
         OutputSpec {
             name: "shares",
-            writes: &[RecordKind::Submission, RecordKind::Tick],
+            writes: &[RecordKind::Submission, RecordKind::Tick, RecordKind::Cut],
             optional: false,
             keyed: Keyed::Session,
         },
@@ -95,6 +95,14 @@ const SERVICE: Kind = Kind {
 /// The pool's topology, fused or split by nothing but its text.
 pub fn topology(split: bool) -> Graph {
     let text = [TOP, TOPICS, if split { SPLIT } else { FUSED }, OPERATORS].concat();
+    graph(&text, KINDS.iter().copied().chain([&GATEWAY, &JOBMANAGER]).collect())
+}
+
+/// The fused pool with its shares in this many partitions, in a generation of them.
+pub fn topology_at(partitions: u32, generation: u32) -> Graph {
+    let shares = format!("share.submissions: {{ partitions: {partitions}, generation: {generation} }}");
+    let topics = TOPICS.replace("share.submissions: { partitions: 2 }", &shares);
+    let text = [TOP, &topics, FUSED, OPERATORS].concat();
     graph(&text, KINDS.iter().copied().chain([&GATEWAY, &JOBMANAGER]).collect())
 }
 
@@ -150,7 +158,8 @@ impl Day {
     }
 }
 
-fn fresh(random: &mut Random, jobs: &[Job], number: u64) -> Submission {
+/// A share that was not sent before: most are good ones on the newest of three jobs.
+pub fn fresh(random: &mut Random, jobs: &[Job], number: u64) -> Submission {
     let job = &jobs[2 - random.below(3) as usize];
     let mut submitted = submission(job, 3, random.below(12));
     submitted.extranonce2 = number;
@@ -162,18 +171,16 @@ fn fresh(random: &mut Random, jobs: &[Job], number: u64) -> Submission {
     mined(&prepared(job, 1, at(0)), &submitted, wanted)
 }
 
-/// The pool's operators with a real ledger and nodes that take every block.
-pub struct Pool<'a> {
-    pub instance: Instance<'a>,
+/// What operators are lent: a real ledger and nodes that take every block.
+pub struct World {
     pub store: Arc<dyn LedgerStore>,
-    sources: Sources,
-    ground: &'a Ground,
+    pub externals: Arc<Externals>,
     nodes: Arc<ScriptedNodes>,
     _dir: TempDir,
 }
 
-impl<'a> Pool<'a> {
-    pub async fn start(graph: &'a Graph, ground: &'a Ground) -> Self {
+impl World {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = open_sqlite(&dir.path().join("ledger.db")).unwrap();
         let nodes = Arc::new(ScriptedNodes::default());
@@ -183,9 +190,42 @@ impl<'a> Pool<'a> {
         externals.insert(LedgerRules(Rules { scheme: Scheme::Pplns { window: 2 }, fee }));
         externals.insert::<Arc<dyn BlockNodes>>(nodes.clone());
         externals.insert(Maturity(10));
-        let mut instance = Instance::new(graph, &[], ground, ground.env.clone(), Arc::new(externals));
+        Self { store, externals: Arc::new(externals), nodes, _dir: dir }
+    }
+
+    /// The node takes the blocks of these candidates, and buries them.
+    pub fn takes(&self, candidates: &[(EventTime, Body)]) {
+        for (_, body) in candidates {
+            let Body::Candidate(candidate) = body else { panic!("{body:?}") };
+            let hash = sluice_mining::header_hash(candidate.header[..].try_into().unwrap());
+            self.nodes.say(hash, &[Says::Takes]);
+            self.nodes.stands(hash, Some(ChainStatus::Active { confirmations: 50 }));
+        }
+    }
+
+    /// Balances of all accounts and the digest of the ledger.
+    pub fn money(&self) -> String {
+        let proof = self.store.verify().unwrap();
+        assert!(proof.findings.is_empty(), "{:?}", proof.findings);
+        assert!(self.store.trial_balance().unwrap().is_sound());
+        format!("{:?} {:?}", self.store.balances("", 100).unwrap(), self.store.digest().unwrap())
+    }
+}
+
+/// The pool's operators at work in a world.
+pub struct Pool<'a> {
+    pub instance: Instance<'a>,
+    world: World,
+    sources: Sources,
+    ground: &'a Ground,
+}
+
+impl<'a> Pool<'a> {
+    pub async fn start(graph: &'a Graph, ground: &'a Ground) -> Self {
+        let world = World::new();
+        let mut instance = Instance::new(graph, &[], ground, ground.env.clone(), world.externals.clone());
         instance.start().await;
-        Self { instance, store, sources: Sources::new(ground.log.sound()), ground, nodes, _dir: dir }
+        Self { instance, world, sources: Sources::new(ground.log.sound()), ground }
     }
 
     /// Lets the day happen, one kind of record after the other, so that the order among the inputs of `submit` and
@@ -201,12 +241,7 @@ impl<'a> Pool<'a> {
         }
         self.instance.settle(may_die).await;
         self.ground.log.heal();
-        for (_, body) in &day.candidates {
-            let Body::Candidate(candidate) = body else { panic!("{body:?}") };
-            let hash = sluice_mining::header_hash(candidate.header[..].try_into().unwrap());
-            self.nodes.say(hash, &[Says::Takes]);
-            self.nodes.stands(hash, Some(ChainStatus::Active { confirmations: 50 }));
-        }
+        self.world.takes(&day.candidates);
         self.sources.append("block.candidates", (0, 1), day.candidates.clone()).await;
         self.instance.settle(false).await;
         let tip = Job { clean: true, ..job(4, 3) };
@@ -231,9 +266,6 @@ impl<'a> Pool<'a> {
 
     /// Balances of all accounts and the digest of the ledger.
     pub fn money(&self) -> String {
-        let proof = self.store.verify().unwrap();
-        assert!(proof.findings.is_empty(), "{:?}", proof.findings);
-        assert!(self.store.trial_balance().unwrap().is_sound());
-        format!("{:?} {:?}", self.store.balances("", 100).unwrap(), self.store.digest().unwrap())
+        self.world.money()
     }
 }

@@ -232,7 +232,8 @@ impl Job {
             Checkpoints::below(from, &task.name)
         };
         let fits = |found: &Manifest| differs(task, log_uuid, found);
-        let restored = restore(&checkpoints, None, into, fits).with_context(|| format!("a checkpoint of {}", task.shown))?;
+        let restored =
+            restore(&checkpoints, None, into, fits).with_context(|| format!("a checkpoint of {}", task.shown))?;
         tracing::info!(task = task.shown, sequence = restored.manifest.sequence, "goes on from a checkpoint");
         Ok(())
     }

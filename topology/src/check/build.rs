@@ -1,7 +1,6 @@
 //! From a wiring without problems to the graph.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sluice_log::Retention;
 
@@ -21,7 +20,7 @@ pub(crate) fn graph(wiring: &Wiring<'_>) -> Option<Graph> {
             name: table.name.value.clone(),
             identity: table.identity().to_owned(),
             kind: table.kind?,
-            topic: Arc::from(table.from.as_ref()?.value.as_str()),
+            topic: wiring.log_name(&table.from.as_ref()?.value),
             settings: table.located.settings.clone(),
         })
     });
@@ -40,7 +39,8 @@ fn topic(wiring: &Wiring<'_>, index: usize) -> Option<Topic> {
         _ => None,
     };
     Some(Topic {
-        name: Arc::from(declared.name.value.as_str()),
+        name: declared.log_name(),
+        generation: declared.generation(),
         partitions: wiring.partitions(index)?,
         retention: Retention { age: declared.retention(), bytes },
         direct: declared.direct(),
@@ -72,7 +72,7 @@ fn node(wiring: &Wiring<'_>, index: usize) -> Node {
     let operator = wiring.operator(index);
     let kind = operator.kind;
     let wires = |ports: &[PortDecl], name: &dyn Fn(usize) -> &'static str| {
-        let wire = |port: &PortDecl| Wire { port: name(port.port), topic: Arc::from(port.topic.value.as_str()) };
+        let wire = |port: &PortDecl| Wire { port: name(port.port), topic: wiring.log_name(&port.topic.value) };
         ports.iter().map(wire).collect()
     };
     Node {
@@ -113,7 +113,15 @@ fn groups(wiring: &Wiring<'_>, order: &[usize], topics: &[Topic]) -> Option<Vec<
         };
         let first = wiring.operator(operator);
         let (name, identity) = (first.name.value.clone(), first.identity().to_owned());
-        out.push(Group { name, identity, operators, parallel, partitions, of });
+        out.push(Group {
+            name,
+            identity,
+            operators,
+            parallel,
+            partitions,
+            of,
+            generation: wiring.generation_of(members),
+        });
     }
     Some(out)
 }

@@ -4,6 +4,7 @@ mod assign;
 mod build;
 mod copartition;
 mod cycles;
+mod generations;
 mod keep;
 mod names;
 mod overrides;
@@ -37,6 +38,7 @@ pub fn load(source: &FileText, registry: &Registry, env: &Environment) -> Result
     ports::check(&wiring, &mut problems);
     tables::check(&wiring, &mut problems);
     copartition::check(&wiring, &mut problems);
+    generations::check(&wiring, &mut problems);
     cycles::check(&wiring, &mut problems);
     assign::check(&wiring, &mut problems);
     keep::check(&wiring, &mut problems);

@@ -6,6 +6,8 @@ use std::fmt::LowerHex;
 use sluice_proto::{hash32, hash64};
 
 use super::wiring::Wiring;
+use crate::graph::task_name;
+use crate::kind::Parallel;
 use crate::settings::SettingValue;
 use crate::spec::{HostPort, Problems, Span, Spanned};
 
@@ -16,7 +18,7 @@ pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     renamed(&operators.collect::<Vec<_>>(), "operator", problems);
     let tables = wiring.decl.tables.iter().map(|it| (&it.name, it.was.as_ref()));
     renamed(&tables.collect::<Vec<_>>(), "table", problems);
-    let topics = wiring.decl.topics.iter().map(|topic| (topic.name.value.clone(), topic.name.span));
+    let topics = wiring.decl.topics.iter().map(|topic| (topic.log_name().to_string(), topic.name.span));
     collisions(topics, hash32, "topics", problems);
     collisions(task_names(wiring).into_iter(), hash64, "tasks", problems);
 }
@@ -111,7 +113,9 @@ fn task_names(wiring: &Wiring<'_>) -> Vec<(String, Span)> {
         out.push((name.to_owned(), span));
         let count = wiring.inputs_of(operator).first().and_then(|(topic, _)| wiring.partitions(*topic));
         if wiring.per_partition(operator) {
-            out.extend((0..count.unwrap_or(0)).map(|it| (format!("{name}.{it}"), span)));
+            let generation = wiring.generation_of(wiring.group_of(operator));
+            let task = |it| task_name(name, Parallel::PerPartition, generation, it);
+            out.extend((0..count.unwrap_or(0)).map(|it| (task(it), span)));
         }
     }
     out

@@ -55,6 +55,65 @@ fn a_topology_without_mistakes_is_accepted() {
     );
 }
 
+#[test]
+fn a_generation_has_its_own_names() {
+    let at = |partitions: u32, generation: u32| {
+        let shares = format!("share.submissions:  {{ partitions: {partitions}, generation: {generation},");
+        graph(&changed(&[("share.submissions:  { partitions: 8,", &shares)]))
+    };
+    let (before, after) = (graph(GOOD), at(3, 2));
+    let topic = after.topic("share.submissions.g2").unwrap_or_else(|| unreachable!());
+    assert_eq!((topic.base(), topic.partitions, topic.generation), ("share.submissions", 3, 2));
+    assert_eq!((&*topic.at(1), &*topic.at(3)), ("share.submissions", "share.submissions.g3"));
+    assert_eq!(after.topic("share.judged").map(|topic| topic.partitions), Some(3), "direct topics follow");
+    let gateway = after.node("stratumd").and_then(|node| node.output("shares"));
+    assert_eq!(gateway.map(|topic| &**topic), Some("share.submissions.g2"));
+    let plan = |graph: &crate::Graph| graph.plan(&[]).unwrap_or_else(|_| unreachable!("all names are known")).tasks;
+    let tasks = plan(&after);
+    let names: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+    assert_eq!(names[..4], ["verify@2.0", "verify@2.1", "verify@2.2", "assemble"]);
+    assert_eq!((tasks[2].inputs[0].generation, tasks[2].inputs[0].partitions), (2, 3));
+    // The tasks of another generation are those that a file of that generation has.
+    let same = |tasks: &[crate::runtime::TaskSpec], others: &[crate::runtime::TaskSpec]| {
+        let told = |tasks: &[crate::runtime::TaskSpec]| -> Vec<_> {
+            tasks
+                .iter()
+                .map(|it| (it.name.clone(), it.partition, it.partitions, it.inputs.clone(), it.wiring()))
+                .collect()
+        };
+        assert_eq!(told(tasks), told(others));
+    };
+    let told = |generation, partitions| after.tasks_at(topic, generation, partitions).unwrap_or_default();
+    same(&told(1, 8), &plan(&before)[..8]);
+    same(&told(2, 3), &tasks[..3]);
+    same(&told(3, 5), &plan(&at(5, 3))[..5]);
+}
+
+#[test]
+fn generations_are_of_what_sources_write() {
+    let direct = [("share.judged:       { direct: true }", "share.judged:       { direct: true, generation: 2 }")];
+    expect(&direct, &[("generation.direct", "generation: ^2")]);
+    for topic in ["share.valid:        { ", "share.tallies:      { ", "mining.jobs:        { "] {
+        let given = format!("{topic}generation: 2, ");
+        expect(&[(topic, &given)], &[("generation.kind", &format!("{topic}generation: ^2, "))]);
+    }
+    expect(
+        &[
+            ("share.submissions:  { ", "share.submissions:  { generation: 2, "),
+            ("share.checked:      { direct: true }", "share.checked:      { partitions: 8 }"),
+        ],
+        &[("generation.stored", "tables: [jobs], out: ^share.checked")],
+    );
+    expect(
+        &[
+            ("share.submissions:  { ", "share.submissions:  { generation: 2, "),
+            ("  block.outcomes:", "  share.submissions.g2: { archive: true }\n  block.outcomes:"),
+            ("shares: share.submissions,", "shares: [ share.submissions, share.submissions.g2 ],"),
+        ],
+        &[("generation.name", "  ^share.submissions.g2: {")],
+    );
+}
+
 /// Acceptance criterion of the topology: ten different mistakes are ten errors, each with its place.
 #[test]
 fn ten_mistakes_in_one_file_are_ten_errors_with_line_and_column() {

@@ -1,10 +1,12 @@
 //! Names resolved: who writes and reads each topic, and which operators are fused.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_proto::RecordKind;
 
+use crate::graph::log_name;
 use crate::kind::{InputSpec, Keyed, OutputSpec, Parallel, Role};
 use crate::settings::SettingValue;
 use crate::spec::{Declarations, OperatorDecl, PortDecl, Problems, Span, TableDecl, TopicDecl, nearest, quoted_list};
@@ -225,6 +227,17 @@ impl<'a> Wiring<'a> {
         stored
     }
 
+    /// Name in the log of the topic that the file calls `name`.
+    pub(crate) fn log_name(&self, name: &str) -> Arc<str> {
+        self.index_of(name).map_or_else(|| Arc::from(name), |topic| self.decl.topics[topic].log_name())
+    }
+
+    /// Generation of what a group reads: it grows with that of each of its stored inputs.
+    pub(crate) fn generation_of(&self, group: &[usize]) -> u32 {
+        let later = |topic: &usize| self.decl.topics[*topic].generation() - 1;
+        1 + self.stored_inputs(group).iter().map(later).sum::<u32>()
+    }
+
     /// Stored topics that a group writes, by index.
     pub(crate) fn stored_outputs(&self, group: &[usize]) -> BTreeSet<usize> {
         let all = group.iter().flat_map(|&operator| self.outputs_of(operator)).map(|(topic, _)| topic);
@@ -242,6 +255,16 @@ impl TopicDecl {
     pub(crate) fn partitions(&self) -> Option<u32> {
         self.located.settings.get("partitions")?;
         u32::try_from(self.located.settings.integer("partitions")).ok()
+    }
+
+    /// Generation as declared, from 1.
+    pub(crate) fn generation(&self) -> u32 {
+        u32::try_from(self.located.settings.integer("generation")).unwrap_or(1)
+    }
+
+    /// Name in the log.
+    pub(crate) fn log_name(&self) -> Arc<str> {
+        log_name(&self.name.value, self.generation())
     }
 
     /// Retention as declared; `None` for ever.

@@ -28,7 +28,7 @@ pub const REDRIVE_SOURCE: &str = "sluice.redrive";
 
 /// What a task of statistics adds to its inputs.
 pub(super) fn redriven_input() -> StoredInput {
-    StoredInput { topic: REDRIVEN.into(), partition: 0, partitions: 1, priority: false, to: Vec::new() }
+    StoredInput { topic: REDRIVEN.into(), partition: 0, partitions: 1, generation: 1, priority: false, to: Vec::new() }
 }
 
 /// The topics that the tasks of `plan` need for letters: small, and kept until somebody has looked at them.

@@ -24,6 +24,7 @@ pub mod plan;
 mod producer;
 mod reader;
 pub mod replay;
+pub mod rescale;
 mod single;
 mod status;
 mod task;

@@ -48,6 +48,8 @@ pub struct StoredInput {
     pub partition: u32,
     /// How many partitions the topic has.
     pub partitions: u32,
+    /// Its generation, from 1. Not part of the wiring: the topic's name in the log says it.
+    pub generation: u32,
     /// Is read before inputs without priority, within the starvation bound.
     pub priority: bool,
     /// The ports that get each record, in this order.

@@ -10,6 +10,7 @@ use sluice_proto::v1::{Coordinates, Envelope};
 use sluice_proto::{Body, DecodeError, EventTime, Offset, ShareRecord, decode};
 
 use super::lanes::{Admission, LaneError, Watermarks};
+use super::rescale;
 
 /// Most bytes of records that one read asks for.
 pub(crate) const READ_BYTES: usize = 256 << 10;
@@ -83,11 +84,13 @@ pub(crate) struct Gate {
     log_uuid: [u8; 16],
     /// Repeated, void and forgotten records dropped so far.
     pub(crate) dropped: u64,
+    /// The record let through last was processed in the generation before: see [`rescale::is_history`].
+    pub(crate) history: bool,
 }
 
 impl Gate {
     pub(crate) fn new(partition: Partition, log_uuid: [u8; 16], watermarks: Watermarks) -> Self {
-        Self { partition, watermarks, log_uuid, dropped: 0 }
+        Self { partition, watermarks, log_uuid, dropped: 0, history: false }
     }
 
     /// As [`Gate::pass`], for who needs a record's time and body only: it spares moving the rest of a submission about.
@@ -100,6 +103,7 @@ impl Gate {
                 envelope.body.map(|body| (time, Arc::new(body)))
             }));
         };
+        self.history = rescale::is_copied(&submission.from);
         let new = self.is_new(record.offset, &submission.from)?;
         Ok(new.then(|| (submission.event_time, Arc::new(Body::Submission(submission.share.into())))))
     }
@@ -149,6 +153,7 @@ impl Gate {
         let Some(from) = &envelope.from else {
             return Err(ReadError::NoCoordinates { partition: self.partition.clone(), offset });
         };
+        self.history = rescale::is_history(&envelope);
         Ok(self.is_new(offset, from)?.then_some(Admitted { offset, raw, envelope }))
     }
 

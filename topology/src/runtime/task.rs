@@ -394,6 +394,8 @@ impl TaskInput {
             topic: Arc::clone(&spec.topic),
             partition: spec.partition,
             partitions: spec.partitions,
+            generation: spec.generation,
+            history: false,
             offset: Offset::ZERO,
         };
         Ok(Self { feed, slot, to: spec.to.clone(), source, at: Offset::ZERO, moved: false, processed: 0 })

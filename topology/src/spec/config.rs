@@ -188,6 +188,12 @@ const NODE: &[SettingSpec] = &[
 /// Settings of a topic.
 pub(crate) const TOPIC_SETTINGS: &[SettingSpec] = &[
     setting("partitions", SettingType::Integer(1, 1024), Some(""), "Number of partitions; 1 where left out."),
+    setting(
+        "generation",
+        SettingType::Integer(1, 1_000_000),
+        Some("1"),
+        "Grows by one with each change of the number of partitions, which `sluice rescale` then makes.",
+    ),
     setting("retention", SettingType::Duration, Some(""), "For how long records are kept; for ever where left out."),
     setting("retention_bytes", SettingType::Size, Some(""), "Bytes kept per partition; no bound where left out."),
     setting("direct", SettingType::Flag, Some("false"), "Handed over inside a task, never stored."),

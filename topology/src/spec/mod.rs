@@ -19,8 +19,8 @@ pub use problem::{Note, Problem, Report};
 pub(crate) use problem::{Problems, nearest, quoted_list};
 pub use secret::{Secret, SecretError};
 pub use source::{FileText, Position, Span};
-pub use value::network;
 pub(crate) use value::{HostPort, format_duration};
+pub use value::{network, parse_duration};
 
 pub(crate) use declare::declarations;
 pub(crate) use fields::{Reader, default_value};

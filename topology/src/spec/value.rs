@@ -117,7 +117,7 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 }
 
 /// Reads `250ms`, `10s`, `5m`, `2h`, `30d`.
-pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
     match unit {

@@ -74,7 +74,7 @@ impl Task {
         let time = envelope.event_time();
         let Some(record) = envelope.body.map(Arc::new) else { return Ok(()) };
         let to = port.map_or_else(|| from.to.clone(), |port| vec![port]);
-        let source = Source { offset, ..from.source.clone() };
+        let source = Source { offset, history: false, ..from.source.clone() };
         self.work.extend(to.iter().rev().map(|port| Work::Deliver(*port, time, Arc::clone(&record))));
         self.inputs[index].source = source;
         Ok(())

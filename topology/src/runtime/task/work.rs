@@ -62,6 +62,7 @@ impl Task {
     async fn process_one(&mut self, index: usize, (time, body): (EventTime, Arc<Body>)) -> Result<(), TaskError> {
         let input = &mut self.inputs[index];
         input.source.offset = input.at;
+        input.source.history = input.feed.gate.history;
         input.processed += 1;
         let timed = input.processed.is_multiple_of(TIMED_ONE_IN).then_some(TIMED_ONE_IN);
         self.shared.feeds[index].event_time.store(time.nanos(), Ordering::Relaxed);
@@ -83,6 +84,8 @@ impl Task {
                     }
                     self.deliver(index, port, (time, record), timed)?;
                 }
+                // It was written when the generation before was processed.
+                Work::Store(..) if self.inputs[index].source.history => {}
                 Work::Store(topic, key, time, record) => self.store(index, topic, &key, time, record)?,
             }
         }

@@ -210,7 +210,7 @@ fn wire(port: &'static str, to: Vec<Destination>) -> OutputWire {
 
 pub(super) fn stored(topic: &str, operator: usize, port: &'static str, priority: bool) -> StoredInput {
     let to = vec![PortRef { operator, port }];
-    StoredInput { topic: topic.into(), partition: 0, partitions: 1, priority, to }
+    StoredInput { topic: topic.into(), partition: 0, partitions: 1, generation: 1, priority, to }
 }
 
 fn operator(name: &str, kind: &'static Kind, outputs: Vec<OutputWire>) -> OperatorSpec {
