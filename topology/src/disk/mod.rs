@@ -2,6 +2,7 @@
 //! needs any more, and what cannot be. Nothing is written here.
 
 mod log;
+mod moved;
 mod show;
 mod tasks;
 #[cfg(test)]
@@ -171,9 +172,13 @@ pub fn judge(
     log: Option<&LogFacts>,
 ) -> Result<Judgement, UnknownName> {
     let (plan, whole) = (graph.plan(only)?, graph.plan(&[])?);
+    let mut tasks = tasks::judge(&plan.tasks, state_dir, log);
+    if let Some(log) = log {
+        moved::refuse(&mut tasks, &whole.tasks, state_dir, log);
+    }
     Ok(Judgement {
         topics: log::topics(&plan.topics, &whole.topics, log),
-        tasks: tasks::judge(&plan.tasks, state_dir, log),
+        tasks,
         orphans: tasks::orphans(&whole.tasks, state_dir),
     })
 }

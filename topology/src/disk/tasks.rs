@@ -50,12 +50,7 @@ fn standing(task: &TaskSpec, state_dir: &Path, log: Option<&LogFacts>) -> TaskSt
             Err(why) => TaskStanding::Refused { why },
         };
     }
-    let Some(log) = log else {
-        return TaskStanding::Refused {
-            why: format!("its state in {} was made from a log, and there is none", path.display()),
-        };
-    };
-    let rebuilt = |why: String, rate| match again(task, Some(log), checkpoint, rate) {
+    let rebuilt = |why: String, rate| match again(task, log, checkpoint, rate) {
         Ok((checkpoint, replay)) => TaskStanding::Rebuilt { why, checkpoint, replay },
         Err(gone) => TaskStanding::Refused { why: format!("{why}; and {gone}") },
     };
@@ -64,13 +59,10 @@ fn standing(task: &TaskSpec, state_dir: &Path, log: Option<&LogFacts>) -> TaskSt
         Err(error) => return rebuilt(error.to_string(), None),
     };
     let made_from = state.made_from();
-    if made_from.lineage.log_uuid != log.uuid {
-        let (state, log) = (hex(&made_from.lineage.log_uuid), hex(&log.uuid));
-        let why = format!(
-            "its state was made from the log {state}, and this is the log {log}: one of them belongs elsewhere"
-        );
-        return TaskStanding::Refused { why };
-    }
+    let Some(log) = log else {
+        let why = format!("it was made with \"log {}\", and there is no log", hex(&made_from.lineage.log_uuid));
+        return rebuilt(why, None);
+    };
     let tables = match made_from.fit(&lineage(task, log).with_tables(&state_tables(task))) {
         Fit::Same => Vec::new(),
         Fit::Older(tables) => tables,

@@ -105,7 +105,8 @@ fn what_has_run_is_kept_also_under_another_name() {
     }
     let only = judge(&graph(GOOD), &["stats".to_owned()], disk.dir.path(), None).unwrap();
     assert_eq!(only.tasks.len(), 1);
-    assert!(refused(&only, "stats").contains("there is none"), "the log is gone: {only}");
+    let TaskStanding::Rebuilt { why, .. } = task(&only, "stats") else { panic!("{only}") };
+    assert!(why.contains("there is no log"), "{why}");
 }
 
 #[test]
@@ -162,6 +163,13 @@ fn another_wiring_is_made_again_if_it_is_told_so() {
         (&"rebuilt".into(), &1_001.into())
     );
 
+    // As a task of its own dedupe would write again what it has written as a part of verify.
+    disk.append("share.valid", 2, 1);
+    let judgement = disk.judge(&split);
+    assert!(refused(&judgement, "dedupe.5").contains("dedupe has written to share.valid as a part of the task verify"));
+    assert!(matches!(task(&judgement, "verify.5"), TaskStanding::Rebuilt { .. }), "{judgement}");
+    assert!(matches!(task(&judgement, "stats"), TaskStanding::Kept { .. }) && !judgement.is_safe(true));
+
     // Where the first records are gone it cannot be made again.
     block_on(disk.log.trim(&Partition::new("share.submissions", 0), Offset::new(500))).unwrap();
     let judgement = disk.judge(&split);
@@ -184,8 +192,9 @@ fn a_state_that_does_not_fit_the_log_is_refused() {
     let disk = Disk::new();
     let other = MemoryLog::new();
     let judgement = disk.judge_on(GOOD, other.as_ref());
-    assert!(refused(&judgement, "verify.0").contains("belongs elsewhere"), "{judgement}");
-    assert!(!judgement.is_safe(true));
+    let TaskStanding::Rebuilt { why, .. } = task(&judgement, "verify.0") else { panic!("{judgement}") };
+    assert!(why.contains("it was made with \"log "), "{why}");
+    assert!(!judgement.is_safe(false) && judgement.is_safe(true));
 
     let plan = plan_of(GOOD);
     let stats = plan.tasks.iter().find(|task| task.name == "stats").unwrap();

@@ -118,6 +118,11 @@ pub struct TableFeed {
     pub topic: Arc<str>,
 }
 
+/// The operators that a wiring names: see [`TaskSpec::wiring`].
+pub(crate) fn operators_of(wiring: &str) -> impl Iterator<Item = &str> {
+    wiring.lines().filter_map(|line| Some(line.strip_prefix("operator ")?.split_once(' ')?.0))
+}
+
 impl Plan {
     /// [`Plan::topics`], and those that tasks have without a line in the YAML.
     pub fn all_topics(&self) -> Vec<TopicSpec> {
