@@ -13,6 +13,7 @@ mod drain;
 mod failpoints;
 mod maturity;
 mod parts;
+mod released;
 mod replay;
 mod rescale;
 mod signet;
