@@ -134,6 +134,10 @@ impl Armed {
             tracing::warn!(point = point.name(), action = %setting.action, passed, "a failpoint acts");
         }
         match &setting.action {
+            // Whoever comes to it first ends the process, once it has said so.
+            Action::Abort if passed > setting.from => loop {
+                std::thread::park();
+            },
             Action::Abort => std::process::abort(),
             Action::Error => return Err(Injected(point)),
             Action::Sleep(time) => std::thread::sleep(*time),

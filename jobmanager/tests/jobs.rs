@@ -279,8 +279,9 @@ async fn records_carry_the_coordinates_of_their_start() {
     }
     let records =
         log.read(&Partition::new("mining.jobs", 0), sluice_proto::Offset::new(1), 1 << 20, GUARD).await.unwrap();
-    let from: Vec<Coordinates> =
-        records.into_iter().map(|record| sluice_proto::decode(record.value).unwrap().from.unwrap()).collect();
+    let records = records.into_iter().map(|record| sluice_proto::decode(record.value).unwrap());
+    let jobs = records.filter(|record| matches!(record.body, Some(sluice_proto::Body::Job(_))));
+    let from: Vec<Coordinates> = jobs.map(|record| record.from.unwrap()).collect();
     for epoch in [4, 5] {
         let of_epoch: Vec<&Coordinates> = from.iter().filter(|from| from.epoch == epoch).collect();
         assert!(of_epoch.len() >= 2);

@@ -28,7 +28,7 @@ pub use memory::MemoryBackend;
 pub use rocks::RocksBackend;
 pub use stored::{StoredState, StoredTable, states_in};
 pub use tables::Tables;
-pub use types::{Digest, StateError, TableSpec, TableStep};
+pub use types::{Digest, StateError, Stepped, TableSpec, TableStep};
 
 use bytes::Bytes;
 

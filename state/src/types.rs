@@ -6,7 +6,10 @@ use std::fmt;
 ///
 /// # Errors
 /// What is wrong with the row, in words.
-pub type TableStep = fn(&[u8], &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String>;
+pub type TableStep = fn(&[u8], &[u8]) -> Stepped;
+
+/// A row of the next version as key and value; `None` if it has no such row; or why the row cannot be right.
+pub type Stepped = Result<Option<(Vec<u8>, Vec<u8>)>, String>;
 
 /// A table of a task's state.
 #[derive(Clone, Debug)]

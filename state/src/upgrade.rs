@@ -167,20 +167,20 @@ mod tests {
     use crate::lineage::Lineage;
     use crate::rocks::RocksBackend;
     use crate::tables::Opened;
-    use crate::{MemoryLimits, StateEnv, TableStep};
+    use crate::{MemoryLimits, StateEnv, Stepped, TableStep};
 
     /// Values get a length in front; empty ones go.
-    fn with_length(key: &[u8], value: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+    fn with_length(key: &[u8], value: &[u8]) -> Stepped {
         let length = u8::try_from(value.len()).map_err(|_| format!("a value of {} bytes", value.len()))?;
         Ok((!value.is_empty()).then(|| (key.to_vec(), [&[length], value].concat())))
     }
 
     /// Keys get a prefix.
-    fn moved(key: &[u8], value: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+    fn moved(key: &[u8], value: &[u8]) -> Stepped {
         Ok(Some(([b"k/", key].concat(), value.to_vec())))
     }
 
-    fn same_key(_: &[u8], value: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+    fn same_key(_: &[u8], value: &[u8]) -> Stepped {
         Ok(Some((b"one".to_vec(), value.to_vec())))
     }
 

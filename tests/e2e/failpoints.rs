@@ -71,7 +71,7 @@ fn lives(points: impl Iterator<Item = Point>, action: &str, check: impl Fn(Point
 }
 
 /// Lets a miner find some blocks; what it has sent.
-fn blocks_found(pool: &PoolProcess) -> Vec<Sent> {
+pub fn blocks_found(pool: &PoolProcess) -> Vec<Sent> {
     let miner = miner(&pool.address("stratumd").unwrap(), 1);
     miner.wait_until(PATIENCE, |stats| stats.blocks >= 3).unwrap();
     sent_by(miner)

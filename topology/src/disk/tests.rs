@@ -8,7 +8,7 @@ use bytes::Bytes;
 use sluice_log::{Log, MemoryLog, Partition};
 use sluice_proto::Offset;
 use sluice_state::checkpoint::Checkpointer;
-use sluice_state::{Lineage, MemoryLimits, StateEnv, TableSpec, TableStep, Tables, state_directory};
+use sluice_state::{Lineage, MemoryLimits, StateEnv, Stepped, TableSpec, TableStep, Tables, state_directory};
 use tempfile::TempDir;
 
 use super::*;
@@ -253,7 +253,7 @@ fn a_state_that_is_gone_is_restored_from_its_checkpoint() {
     assert!(disk.judge(GOOD).is_safe(false));
 }
 
-fn same(key: &[u8], value: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, String> {
+fn same(key: &[u8], value: &[u8]) -> Stepped {
     Ok(Some((key.to_vec(), value.to_vec())))
 }
 

@@ -291,17 +291,16 @@ impl Threads {
             thread.spawn().map_err(|error| StartError::Thread { task: task.clone(), error })?;
             opening.push((task, report));
         }
+        // All are waited for, also where one has failed: none may claim its epoch later than who tries again.
+        let mut failed = None;
         for (task, report) in opening {
-            match report.await {
-                Ok(Ok(running)) => self.tasks.push(running),
-                Ok(Err(error)) => return Err(StartError::Task { task, error }),
-                Err(_) => {
-                    let error = TaskError::Panic("while it opened; see the log".into());
-                    return Err(StartError::Task { task, error });
-                }
+            let opened = report.await.unwrap_or_else(|_| Err(TaskError::Panic("while it opened; see the log".into())));
+            match opened {
+                Ok(running) => self.tasks.push(running),
+                Err(error) => drop(failed.get_or_insert(StartError::Task { task, error })),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn failed(&self) -> TaskFailure {

@@ -77,7 +77,7 @@ pub enum RescaleError {
     Read(#[from] ReadError),
     /// Tasks could not be started.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(Box<StartError>),
     /// A task stopped.
     #[error(transparent)]
     Task(#[from] TaskFailure),
@@ -97,6 +97,12 @@ pub enum RescaleError {
         /// What should stand there.
         expected: String,
     },
+}
+
+impl From<StartError> for RescaleError {
+    fn from(error: StartError) -> Self {
+        Self::Start(Box::new(error))
+    }
 }
 
 impl RescaleError {
