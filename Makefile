@@ -1,6 +1,6 @@
 # make run      builds what is missing and shows a pool that finds blocks
 # make test     formatting, lints, every test, against real parts that it installs or builds once
-# make nightly  what takes too long for every run: 300 kills, every byte of a log's files
+# make nightly  what takes too long for every run: 300 kills, every byte of a log's files, 10,000 simulated schedules
 # make bench    the figures of docs/BENCHMARKS.md
 
 SHELL := /bin/bash
@@ -30,6 +30,8 @@ test:
 nightly:
 	deploy/dev/setup.sh test
 	cargo test --release --locked --workspace --no-fail-fast -- --ignored nightly_
+	cargo run --release --locked -p sluice-simulation -- --schedules 10000
+	simulation/planted.sh
 
 bench:
 	deploy/dev/setup.sh test
