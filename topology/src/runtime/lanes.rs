@@ -11,6 +11,7 @@
 //!
 //! Everything here is pure; `reader` feeds it.
 
+mod error;
 mod tail;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use sluice_proto::{Epoch, Position};
 /// more: what it writes is dropped, counted and logged.
 const REMEMBERED: usize = 1024;
 
+pub use error::LaneError;
 pub use tail::LaneTail;
 
 /// A lane within one partition: the producer and the input that its records were made from.
@@ -126,34 +128,6 @@ pub enum Admission {
     Void,
     /// So many later epochs of its source have written since that nobody knows whether it was read: drop it.
     Forgotten,
-}
-
-/// A record that cannot be the next one of its lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LaneError {
-    /// The record names another predecessor than the last record of its lane.
-    #[error(
-        "a record of task {task:016x} epoch {epoch} at {at:?} follows {names:?}, but the last one read was {last:?}: \
-         records are missing in between"
-    )]
-    Broken {
-        /// Hash of the producing task's name.
-        task: u64,
-        /// Its epoch.
-        epoch: Epoch,
-        /// Where the record stands.
-        at: Position,
-        /// The predecessor it names.
-        names: Option<Position>,
-        /// The last record of the lane that was read.
-        last: Option<Position>,
-    },
-    /// The record does not say which source record it was made from.
-    #[error("a record of task {task:016x} has no position on its lane")]
-    NoPosition {
-        /// Hash of the producing task's name.
-        task: u64,
-    },
 }
 
 /// How far each lane of one partition has been read.
