@@ -52,6 +52,11 @@ fn s1_shares_and_blocks_survive_another_number_of_partitions() {
     mine(&pool, &mut sent);
     let accepted = close(&mut pool, &node, &sent);
     assert!(accepted > 20, "{accepted}");
+
+    // S2: what the log says of both generations is what their tasks make again.
+    replayed(&pool, &["replay", "--verify"]);
+    pool.set_topology(TOPOLOGY).unwrap();
+    replayed(&pool, &["replay", "--verify", "--only", "verify"]);
 }
 
 /// Lets miners work until each has found a block and shares.
@@ -62,6 +67,13 @@ fn mine(pool: &PoolProcess, sent: &mut Vec<Sent>) {
         miner.wait_until(PATIENCE, |stats| stats.accepted > 5 && stats.blocks > 0).unwrap();
     }
     sent.extend(miners.into_iter().flat_map(sent_by));
+}
+
+/// A replay finds no difference.
+fn replayed(pool: &PoolProcess, args: &[&str]) {
+    let output = pool.command(args).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The pool does not start, and says so.

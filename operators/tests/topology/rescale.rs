@@ -2,6 +2,7 @@
 //! counted as if nothing had been changed, and money sums exactly (S1, S2, M1).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -10,8 +11,10 @@ use sluice_log::Partition;
 use sluice_mining::JobTable;
 use sluice_proto::v1::{Job, Submission};
 use sluice_proto::{Body, EventTime, Offset, partition_of};
+use sluice_state::StateEnv;
 use sluice_topology::Graph;
 use sluice_topology::runtime::RuntimeOptions;
+use sluice_topology::runtime::replay::{Check, Progress as Replaying, Replay, Until};
 use sluice_topology::runtime::rescale::{
     GENERATIONS, Place as Around, Progress, RescaleError, Since, check, pending, rescale,
 };
@@ -156,6 +159,7 @@ async fn live(life: &Life, change: Option<&Change<'_>>) -> (Results, u64) {
         instance.start().await;
         send(&mut sources, NAMES[1], change.partitions, &life.sent[split..]).await;
         instance.settle(false).await;
+        s2_both_generations_are_what_the_log_says(&after, &ground, change.partitions).await;
         s2_the_new_tasks_can_be_made_again(&after, &ground, &world, &mut instance).await;
     }
     world.takes(&life.candidates);
@@ -166,6 +170,25 @@ async fn live(life: &Life, change: Option<&Change<'_>>) -> (Results, u64) {
     instance.settle(false).await;
     instance.stop().await;
     (results(&ground, &world, life).await, died)
+}
+
+/// Made again, the tasks of both generations send what is recorded; no more, and no less.
+async fn s2_both_generations_are_what_the_log_says(graph: &Graph, ground: &Ground, partitions: u32) {
+    let topic = graph.topic(NAMES[1]).unwrap();
+    let tasks = |generation, partitions| graph.tasks_at(topic, generation, partitions).unwrap();
+    let tasks: Vec<_> = tasks(1, BEFORE).into_iter().chain(tasks(2, partitions)).collect();
+    let tasks: Vec<_> = tasks.into_iter().map(|task| (task, Until::End)).collect();
+    let replay = Replay {
+        log: ground.log.sound(),
+        env: StateEnv::in_memory(),
+        externals: Arc::default(),
+        network: "regtest".to_owned(),
+        check: Check::Verify,
+    };
+    for replayed in replay.run(&tasks, &Replaying::default()) {
+        let replayed = replayed.unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(replayed.unrecorded, None, "{replayed:?}");
+    }
 }
 
 /// From the topics alone the tasks of the new generation become what they are, and write nothing that is new.
