@@ -86,7 +86,7 @@ impl World<'_> {
     /// Nothing befalls anybody any more, and everything is there.
     fn heal(&mut self) -> Result<()> {
         for task in &mut self.tasks {
-            task.fuse.disarm();
+            task.spare();
             task.paused = false;
         }
         for gateway in &mut self.gateways {

@@ -138,6 +138,12 @@ impl TaskProcess {
         }
     }
 
+    /// Nothing is to befall it any more.
+    pub fn spare(&self) {
+        self.fuse.disarm();
+        self.ledger.heal();
+    }
+
     /// Tells it to stop.
     pub fn stop(&self) {
         self.stop.send_replace(true);
