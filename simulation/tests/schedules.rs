@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sluice_simulation::{STEPS, Simulator};
 
 /// Seeds beside the found ones.
-const SCHEDULES: u64 = 600;
+const SCHEDULES: u64 = 1_500;
 /// The bugs that `planted.sh` plants.
 const BUGS: [&str; 5] = [
     "ack-before-durable",
