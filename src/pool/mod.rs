@@ -79,9 +79,8 @@ impl Pool {
             before_start(graph, only, None, rebuild).await?;
         }
         let log = open_log(&graph.config)?;
-        before_start(graph, only, Some(log.as_ref()), rebuild).await?;
         let shared: SharedLog = log.clone();
-        sluice_topology::runtime::rescale::check(graph, &shared).await?;
+        before_start(graph, only, Some(&shared), rebuild).await?;
         let nodes = services::node_configs(&graph.config)?;
         let ledger = open_ledger(graph, &plan, log.as_ref()).await?;
         let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;

@@ -1,7 +1,7 @@
 //! What is on disk, looked at before anything is touched.
 
 use anyhow::bail;
-use sluice_log::Log;
+use sluice_log::SharedLog;
 use sluice_topology::disk::{LogFacts, judge};
 use sluice_topology::{Config, Graph};
 
@@ -17,11 +17,11 @@ pub(crate) fn log_exists(config: &Config) -> bool {
 pub(super) async fn before_start(
     graph: &Graph,
     only: &[String],
-    log: Option<&dyn Log>,
+    log: Option<&SharedLog>,
     rebuild: bool,
 ) -> anyhow::Result<()> {
     let facts = match log {
-        Some(log) => Some(LogFacts::of(log).await?),
+        Some(log) => Some(LogFacts::of(log, graph).await?),
         None => None,
     };
     let judgement = tokio::task::block_in_place(|| judge(graph, only, &graph.config.state.dir, facts.as_ref()))?;

@@ -227,14 +227,91 @@ fn s1_a_renamed_topology_goes_on_with_every_released_directory() {
     }
 }
 
+fn expected(version: &str) -> Expected {
+    serde_json::from_slice(&fs::read(released().join(format!("{version}.json"))).unwrap()).unwrap()
+}
+
+/// `sluice plan`: its code and what it says.
+fn plan(pool: &PoolProcess) -> (i32, serde_json::Value) {
+    let output = pool.command(&["plan", "--json"]).output().unwrap();
+    let planned = serde_json::from_slice(&output.stdout);
+    (output.status.code().unwrap(), planned.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr))))
+}
+
+/// How a task or topic of a plan stands.
+fn standing<'a>(planned: &'a serde_json::Value, section: &str, name: &str) -> &'a str {
+    let all = planned[section].as_array().unwrap();
+    all.iter().find(|one| one["name"] == name).unwrap()["standing"].as_str().unwrap()
+}
+
+/// What does not fit is refused by `plan` and by `run`, and nothing is touched; what can be made again is, if it is told.
+#[test]
+fn p1_a_topology_that_does_not_fit_the_disk_is_refused_before_anything_is_touched() {
+    let version = &versions()[0];
+    let expected = expected(version);
+    let (mut pool, _node) = start(SLUICE, "", |dir| unpack(version, dir));
+    let good = fs::read_to_string(pool.dir().join("topology.yaml")).unwrap();
+    let changed = |is: &str, shall: &str| {
+        assert_eq!(good.matches(is).count(), 1, "{is}");
+        good.replace(is, shall)
+    };
+    let untouched = |pool: &PoolProcess| {
+        assert_eq!(log_of(pool.dir()), (expected.accepted, expected.log.clone()));
+        assert_eq!(digests(pool.dir()), expected.digests);
+    };
+    let mut refused = |topology: &str, says: &[&str]| {
+        pool.set_topology(topology).unwrap();
+        let (code, planned) = plan(&pool);
+        assert_eq!(code, 2, "{planned:#}");
+        pool.spawn().unwrap();
+        assert_eq!(pool.wait_exit().unwrap().code(), Some(1));
+        let output = pool.output().unwrap();
+        assert!(says.iter().all(|text| output.contains(text)), "{output}");
+        planned
+    };
+    let planned =
+        refused(&changed("share.tallies:      {}", "share.tallies:      { partitions: 2 }"), &["generation:"]);
+    assert_eq!(standing(&planned, "topics", "share.tallies"), "partitions_changed");
+    let split = changed("share.checked:      { direct: true }", "share.checked:      { partitions: 2, retention: 7d }");
+    let planned = refused(&split, &["verify.0", "counted twice"]);
+    assert_eq!(standing(&planned, "topics", "share.checked"), "new");
+    assert_eq!(standing(&planned, "tasks", "verify.1"), "rebuilt");
+    assert_eq!(standing(&planned, "tasks", "dedupe.1"), "refused");
+    assert_eq!(standing(&planned, "tasks", "stats"), "kept");
+    untouched(&pool);
+
+    let pointer = pool.dir().join("state/stats/CURRENT");
+    fs::write(&pointer, "MANIFEST-999999\n").unwrap();
+    pool.set_topology(&good).unwrap();
+    let (code, planned) = plan(&pool);
+    assert_eq!((code, standing(&planned, "tasks", "stats")), (2, "rebuilt"), "{planned:#}");
+    pool.spawn().unwrap();
+    assert_eq!(pool.wait_exit().unwrap().code(), Some(1));
+    let mut pool = pool.arg("--rebuild");
+    pool.start().unwrap();
+    wait("statistics to be made again", || {
+        let shown = pool.get_json("/api/v1/pool").unwrap()["shares"]["accepted"].as_u64().unwrap();
+        assert!(shown <= expected.accepted, "each share once: {shown}");
+        (shown == expected.accepted).then_some(())
+    });
+    assert_eq!((balances(&pool), statuses(&pool)), (expected.balances, expected.blocks));
+    let (code, planned) = plan(&pool);
+    assert_eq!((code, standing(&planned, "tasks", "stats")), (0, "kept"), "beside the running pool: {planned:#}");
+    let aside = |orphan: &serde_json::Value| orphan["path"] == "stats%aside-1";
+    assert!(planned["orphans"].as_array().unwrap().iter().any(aside), "{planned:#}");
+    assert!(pool.stop().unwrap().0.success());
+}
+
 fn goes_on(version: &str, change: impl Fn(String) -> String, gateway: &str) {
-    let expected = fs::read(released().join(format!("{version}.json"))).unwrap();
-    let expected: Expected = serde_json::from_slice(&expected).unwrap();
+    let expected = expected(version);
     let (mut pool, node) = start(SLUICE, "", |dir| {
         unpack(version, dir);
         let topology = dir.join("topology.yaml");
         fs::write(&topology, change(fs::read_to_string(&topology).unwrap())).unwrap();
     });
+    let (code, planned) = plan(&pool);
+    let goes_on = |task: &serde_json::Value| task["standing"] == "kept" || task["standing"] == "upgraded";
+    assert!(code == 0 && planned["tasks"].as_array().unwrap().iter().all(goes_on), "{version}: {planned:#}");
     assert_eq!(digests(pool.dir()), expected.digests, "{version}: the rows are read as they were written");
     assert_eq!(log_of(pool.dir()), (expected.accepted, expected.log), "{version}");
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use sluice_log::LogFollower;
+use sluice_log::{LogFollower, SharedLog};
 use sluice_topology::disk::{LogFacts, judge};
 
 use crate::cli::{Common, FileArgs};
@@ -40,8 +40,9 @@ pub(crate) fn run(args: &PlanArgs, common: &Common) -> anyhow::Result<ExitCode> 
     let dir = &graph.config.log.dir;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let facts = if log_exists(&graph.config) {
-        let log = LogFollower::open(dir).with_context(|| format!("cannot read the log in {}", dir.display()))?;
-        Some(runtime.block_on(LogFacts::of(log.as_ref()))?)
+        let log: SharedLog =
+            LogFollower::open(dir).with_context(|| format!("cannot read the log in {}", dir.display()))?;
+        Some(runtime.block_on(LogFacts::of(&log, &graph))?)
     } else {
         None
     };

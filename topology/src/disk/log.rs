@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_log::{Bounds, Log, LogError, Partition, Retention, TopicInfo, TopicSpec};
+use sluice_log::{Bounds, LogError, Partition, Retention, SharedLog, TopicInfo, TopicSpec};
 
 use super::{TopicJudged, TopicStanding};
+use crate::graph::{Graph, Topic};
+use crate::runtime::rescale::{self, RescaleError};
 use crate::spec::format_duration;
 
 /// What a log holds, as of a moment.
@@ -13,14 +15,16 @@ pub struct LogFacts {
     /// Its UUID.
     pub(super) uuid: [u8; 16],
     topics: BTreeMap<Arc<str>, (TopicInfo, Vec<Bounds>)>,
+    /// Why a generation of a topic cannot be used.
+    pub(super) unfinished: Option<String>,
 }
 
 impl LogFacts {
-    /// Asks `log`.
+    /// Asks `log` for what matters to `graph`.
     ///
     /// # Errors
     /// If it does not answer.
-    pub async fn of(log: &dyn Log) -> Result<Self, LogError> {
+    pub async fn of(log: &SharedLog, graph: &Graph) -> Result<Self, LogError> {
         let mut topics = BTreeMap::new();
         for topic in log.topics().await? {
             let mut bounds = Vec::new();
@@ -29,7 +33,12 @@ impl LogFacts {
             }
             topics.insert(Arc::clone(&topic.name), (topic, bounds));
         }
-        Ok(Self { uuid: log.uuid(), topics })
+        let unfinished = match rescale::check(graph, log).await {
+            Ok(()) => None,
+            Err(RescaleError::Log { error, .. }) => return Err(error),
+            Err(error) => Some(error.to_string()),
+        };
+        Ok(Self { uuid: log.uuid(), topics, unfinished })
     }
 
     /// The bounds of a partition, if there is one.
@@ -39,7 +48,7 @@ impl LogFacts {
 }
 
 /// The topics that a process touches, and those of the log that nobody in the file does.
-pub(super) fn topics(touched: &[TopicSpec], whole: &[TopicSpec], log: Option<&LogFacts>) -> Vec<TopicJudged> {
+pub(super) fn topics(touched: &[TopicSpec], graph: &Graph, log: Option<&LogFacts>) -> Vec<TopicJudged> {
     let known = |name: &str| log.and_then(|log| log.topics.get(name)).map(|(info, _)| info);
     let of_file = touched.iter().map(|topic| TopicJudged {
         name: topic.name.clone(),
@@ -47,10 +56,16 @@ pub(super) fn topics(touched: &[TopicSpec], whole: &[TopicSpec], log: Option<&Lo
     });
     let others = log.into_iter().flat_map(|log| log.topics.keys());
     // The program's own topics are not in the file.
-    let orphaned =
-        others.filter(|name| !name.starts_with("sluice.") && whole.iter().all(|topic| *topic.name != ***name));
-    let orphaned = orphaned.map(|name| TopicJudged { name: name.to_string(), standing: TopicStanding::Orphaned });
-    of_file.chain(orphaned).collect()
+    let others = others.filter(|name| !name.starts_with("sluice.")).filter_map(|name| {
+        if graph.topic(name).is_some_and(|topic| !topic.direct) {
+            return None;
+        }
+        let is_earlier = |topic: &Topic| (1..topic.generation).any(|generation| topic.at(generation) == *name);
+        let earlier = graph.stored_topics().any(is_earlier);
+        let standing = if earlier { TopicStanding::Earlier } else { TopicStanding::Orphaned };
+        Some(TopicJudged { name: name.to_string(), standing })
+    });
+    of_file.chain(others).collect()
 }
 
 fn standing(found: &TopicInfo, wanted: &TopicSpec) -> TopicStanding {

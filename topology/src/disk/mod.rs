@@ -25,6 +25,8 @@ pub struct Judgement {
     pub tasks: Vec<TaskJudged>,
     /// What is in the directory of states and belongs to no task of the file.
     pub orphans: Vec<Orphan>,
+    /// Why a generation of a topic cannot be used, if one cannot.
+    pub unfinished: Option<String>,
 }
 
 /// A topic.
@@ -59,6 +61,8 @@ pub enum TopicStanding {
         /// As the file says.
         now: u32,
     },
+    /// The file has a later generation of it; its records are of what came before.
+    Earlier,
     /// The file does not have it.
     Orphaned,
 }
@@ -156,7 +160,7 @@ impl Judgement {
             | TaskStanding::Restored { .. } => true,
         };
         let topic = |topic: &TopicJudged| !matches!(topic.standing, TopicStanding::PartitionsChanged { .. });
-        self.tasks.iter().all(task) && self.topics.iter().all(topic)
+        self.unfinished.is_none() && self.tasks.iter().all(task) && self.topics.iter().all(topic)
     }
 }
 
@@ -177,8 +181,9 @@ pub fn judge(
         moved::refuse(&mut tasks, &whole.tasks, state_dir, log);
     }
     Ok(Judgement {
-        topics: log::topics(&plan.topics, &whole.topics, log),
+        topics: log::topics(&plan.topics, graph, log),
         tasks,
         orphans: tasks::orphans(&whole.tasks, state_dir),
+        unfinished: log.and_then(|log| log.unfinished.clone()),
     })
 }

@@ -60,7 +60,7 @@ fn reasons(states: impl Iterator<Item = PathBuf>, tasks: &[TaskSpec], log: &LogF
 }
 
 /// The group of a task, without its partition and the generation of its input.
-fn group(task: &str) -> &str {
+pub(super) fn group(task: &str) -> &str {
     let group = match task.rsplit_once('.') {
         Some((group, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => group,
         _ => task,

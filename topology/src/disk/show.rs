@@ -32,6 +32,9 @@ impl fmt::Display for Judgement {
                 write!(f, "\n{} ({}): {reason}\n", line.name, line.standing)?;
             }
         }
+        if let Some(unfinished) = &self.unfinished {
+            write!(f, "\nrefused: {unfinished}\n")?;
+        }
         for orphan in &self.orphans {
             write!(f, "\n{} (orphaned): {}\n", orphan.path, orphan.what)?;
         }
@@ -93,6 +96,7 @@ fn topic(name: &str, standing: &TopicStanding) -> Line {
             );
             line("refused", String::new(), Some(reason))
         }
+        TopicStanding::Earlier => line("earlier", "what came before its present generation".to_owned(), None),
         TopicStanding::Orphaned => {
             line("orphaned", "the file does not have it; its records stay as long as it keeps them".to_owned(), None)
         }

@@ -9,6 +9,7 @@ use sluice_state::checkpoint::{Checkpoints, Facts};
 use sluice_state::{Fit, Lineage, StateError, StoredState, state_directory, state_now, states_in};
 
 use super::log::LogFacts;
+use super::moved::group;
 use super::{Orphan, Replay, TaskJudged, TaskStanding};
 use crate::runtime::persist;
 use crate::runtime::{TaskSpec, state_tables};
@@ -182,10 +183,15 @@ pub(super) fn orphans(tasks: &[TaskSpec], state_dir: &Path) -> Vec<Orphan> {
     let names = states.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).filter(|name| !is_own(name));
     let mut found: Vec<Orphan> = names
         .map(|path| {
-            let what = format!(
-                "the state of a task that the file does not have. If an operator was renamed, give the new one `was:`; if it \
-                 is gone for good, remove {path} and its checkpoints"
-            );
+            let earlier = tasks.iter().any(|task| group(&task.name) == group(&path));
+            let what = if earlier {
+                "the state of a task of an earlier generation; remove it when you no longer need it".to_owned()
+            } else {
+                format!(
+                    "the state of a task that the file does not have. If an operator was renamed, give the new one `was:`; \
+                     if it is gone for good, remove {path} and its checkpoints"
+                )
+            };
             Orphan { path, what }
         })
         .collect();

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sluice_log::{Log, MemoryLog, Partition};
+use sluice_log::{Log, MemoryLog, Partition, SharedLog};
 use sluice_proto::Offset;
 use sluice_state::checkpoint::Checkpointer;
 use sluice_state::{Lineage, MemoryLimits, StateEnv, Stepped, TableSpec, TableStep, Tables, state_directory};
@@ -55,12 +55,13 @@ impl Disk {
     }
 
     fn judge(&self, text: &str) -> Judgement {
-        self.judge_on(text, self.log.as_ref())
+        self.judge_on(text, self.log.clone())
     }
 
-    fn judge_on(&self, text: &str, log: &dyn Log) -> Judgement {
-        let facts = block_on(LogFacts::of(log)).unwrap();
-        judge(&graph(text), &[], self.dir.path(), Some(&facts)).unwrap()
+    fn judge_on(&self, text: &str, log: SharedLog) -> Judgement {
+        let graph = graph(text);
+        let facts = block_on(LogFacts::of(&log, &graph)).unwrap();
+        judge(&graph, &[], self.dir.path(), Some(&facts)).unwrap()
     }
 }
 
@@ -178,6 +179,19 @@ fn another_wiring_is_made_again_if_it_is_told_so() {
 }
 
 #[test]
+fn a_generation_that_is_not_made_is_refused() {
+    let disk = Disk::new();
+    let judgement =
+        disk.judge(&changed(&[("partitions: 8, retention: 30d", "partitions: 4, generation: 2, retention: 30d")]));
+    assert!(judgement.unfinished.as_ref().is_some_and(|why| why.contains("sluice rescale")), "{judgement}");
+    assert!(!judgement.is_safe(true) && judgement.to_string().contains("refused: "), "{judgement}");
+    assert_eq!(topic(&judgement, "share.submissions"), &TopicStanding::Earlier);
+    assert_eq!(topic(&judgement, "share.submissions.g2"), &TopicStanding::New);
+    let orphan = judgement.orphans.iter().find(|orphan| orphan.path == "verify.7").unwrap();
+    assert!(orphan.what.contains("an earlier generation"), "{}", orphan.what);
+}
+
+#[test]
 fn what_is_damaged_is_made_again_if_it_is_told_so() {
     let disk = Disk::new();
     let path = state_directory(disk.dir.path(), "stats");
@@ -191,7 +205,7 @@ fn what_is_damaged_is_made_again_if_it_is_told_so() {
 fn a_state_that_does_not_fit_the_log_is_refused() {
     let disk = Disk::new();
     let other = MemoryLog::new();
-    let judgement = disk.judge_on(GOOD, other.as_ref());
+    let judgement = disk.judge_on(GOOD, other);
     let TaskStanding::Rebuilt { why, .. } = task(&judgement, "verify.0") else { panic!("{judgement}") };
     assert!(why.contains("it was made with \"log "), "{why}");
     assert!(!judgement.is_safe(false) && judgement.is_safe(true));
@@ -268,7 +282,8 @@ fn tables_of_other_versions_are_upgraded_or_refused() {
     assert_eq!(old.state.len(), 1, "the test kind is as it was");
     task.operators[kind].kind =
         Box::leak(Box::new(Kind { state: Vec::leak(state), role: crate::Role::Service, ..*old }));
-    let facts = block_on(LogFacts::of(disk.log.as_ref())).unwrap();
+    let log: SharedLog = disk.log.clone();
+    let facts = block_on(LogFacts::of(&log, &graph(GOOD))).unwrap();
     let name = format!("{}.{}", task.operators[kind].name, old.state[0].name);
     let judged = tasks::judge(std::slice::from_ref(&task), disk.dir.path(), Some(&facts));
     assert_eq!(judged[0].standing, TaskStanding::Upgraded { behind: 1, tables: vec![(name, 1, 2)] });
