@@ -12,7 +12,11 @@ use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::miner::{CpuMiner, Outcome, Share};
 use sluice_testkit::simnode::SimNode;
 
-use crate::common::{Read, open_log, read_topic, wait};
+use crate::common::{PATIENCE, Read, open_log, read_topic, wait};
+use crate::crash::miner;
+
+/// As many blocks at least are found before the books are closed.
+const BLOCKS: u64 = 3;
 
 /// What tells a share apart from all others.
 type Key = (u64, u32, u64, u32, u32, Option<u32>);
@@ -34,6 +38,13 @@ pub fn sent_by(miner: CpuMiner) -> Vec<Sent> {
     shares.into_iter().map(sent).collect()
 }
 
+/// Lets a miner find some blocks: without them there is no money to compare. Returns what it has sent.
+fn blocks_found(pool: &PoolProcess) -> Vec<Sent> {
+    let miner = miner(&pool.address("stratumd").unwrap(), 1);
+    miner.wait_until(PATIENCE, |stats| stats.blocks >= BLOCKS).unwrap();
+    sent_by(miner)
+}
+
 /// What a swarm was answered `true`, from its record (`Plan::record`).
 pub fn answered_to_a_swarm(record: &Path) -> Vec<Sent> {
     let text = std::fs::read_to_string(record).unwrap();
@@ -50,9 +61,10 @@ pub fn answered_to_a_swarm(record: &Path) -> Vec<Sent> {
         .collect()
 }
 
-/// Waits until all is counted that was sent before now, stops the pool and compares everything with everything; how many
-/// of `sent` were accepted. The node's chain grows until every block is buried.
-pub fn close(pool: &mut PoolProcess, node: &SimNode, sent: &[Sent]) -> usize {
+/// Lets a miner find some blocks, waits until all is counted that was sent before now, stops the pool and compares
+/// everything with everything; how many of `sent` were accepted. The node's chain grows until every block is buried.
+pub fn close(pool: &mut PoolProcess, node: &SimNode, sent: &mut Vec<Sent>) -> usize {
+    sent.extend(blocks_found(pool));
     settle(pool, node);
     let (status, _) = pool.stop().unwrap();
     assert!(status.success(), "{}", pool.output().unwrap());
@@ -223,7 +235,7 @@ fn blocks_are_all_there(log: &SharedLog, node: &SimNode) -> BTreeSet<[u8; 32]> {
         Body::BlockOutcome(it) => Some(it.hash[..].try_into().unwrap()),
         _ => None,
     });
-    assert!(candidates.len() >= 3, "there were blocks: {}", candidates.len());
+    assert!(candidates.len() as u64 >= BLOCKS, "there were blocks: {}", candidates.len());
     assert_eq!(candidates, solved, "B1: each candidate is made a block");
     assert_eq!(candidates, outcomes, "B1: each block is sent and followed");
     let known: BTreeSet<[u8; 32]> = node.accepted_blocks().iter().map(|block| block.hash.to_byte_array()).collect();

@@ -89,7 +89,7 @@ fn s1_state_that_is_lost_is_made_again_and_every_share_counted_once() {
     assert!(told.contains("a checkpoint is passed over") && told.contains("CURRENT has other bytes"), "{told}");
     assert!(told.contains("it was restored from a checkpoint"), "{told}");
     work(&pool, &mut sent);
-    let accepted = close(&mut pool, &node, &sent);
+    let accepted = close(&mut pool, &node, &mut sent);
     assert!(accepted >= 120, "there was work: {accepted}");
 
     for task in checkpoints(&pool) {
@@ -99,7 +99,7 @@ fn s1_state_that_is_lost_is_made_again_and_every_share_counted_once() {
     pool.start().unwrap();
     let told = pool.output().unwrap();
     assert!(!told.contains("it was restored from a checkpoint"), "{told}");
-    assert!(close(&mut pool, &node, &sent) >= accepted);
+    assert!(close(&mut pool, &node, &mut sent) >= accepted);
 }
 
 /// State of another log is refused; a start that is told to makes it again and keeps what was there.
@@ -165,5 +165,5 @@ fn states_and_checkpoints_are_handled_by_command() {
     assert!(restored[0]["note"].as_str().unwrap().contains("%aside-1"), "{restored}");
     pool.start().unwrap();
     work(&pool, &mut sent);
-    close(&mut pool, &node, &sent);
+    close(&mut pool, &node, &mut sent);
 }

@@ -49,7 +49,7 @@ fn s2_all_state_is_made_again_from_the_topics() {
     let mut pool = pool(&Setup::simulated(&node, 5, "0.0000005"));
     pool.start().unwrap();
     let mut sent = mine(&pool, 150);
-    close(&mut pool, &node, &sent);
+    close(&mut pool, &node, &mut sent);
     let before = replayed(&pool);
     assert!(before["ledger"]["blocks"].as_u64().unwrap() > 0 && before["ledger"]["good"] == true, "{before}");
     let skipped: Vec<&str> =
@@ -78,7 +78,7 @@ fn s2_all_state_is_made_again_from_the_topics() {
     let beside = pool.command(&["replay", "--only", "verify", "--verify"]).output().unwrap();
     assert!(beside.status.success(), "{beside:?}");
     sent.extend(mine(&pool, 50));
-    close(&mut pool, &node, &sent);
+    close(&mut pool, &node, &mut sent);
 }
 
 /// S1, S2: the pool is killed under load; the standby has everything that was answered, and goes on.
@@ -110,5 +110,5 @@ fn s1_a_standby_takes_over_from_a_pool_that_is_killed() {
     assert!(served < Duration::from_secs(60), "a guard against hanging");
     sent.extend(miners.into_iter().flat_map(sent_by));
     sent.extend(mine(&standby, 50));
-    close(&mut standby, &node, &sent);
+    close(&mut standby, &node, &mut sent);
 }

@@ -50,7 +50,7 @@ fn s1_shares_and_blocks_survive_another_number_of_partitions() {
 
     pool.start().unwrap();
     mine(&pool, &mut sent);
-    let accepted = close(&mut pool, &node, &sent);
+    let accepted = close(&mut pool, &node, &mut sent);
     assert!(accepted > 20, "{accepted}");
 
     // S2: what the log says of both generations is what their tasks make again.
