@@ -105,18 +105,20 @@ impl StateEnv {
     ///
     /// # Errors
     /// [`StateError::Foreign`] if the state that is there has another lineage, [`StateError::Damaged`] if it is damaged,
-    /// unless the environment rebuilds such states; [`StateError::Storage`] if it cannot be opened.
+    /// unless the environment rebuilds such states; [`StateError::Newer`] if a newer program has written it;
+    /// [`StateError::Storage`] if it cannot be opened.
     pub fn open(&self, specs: Vec<TableSpec>, lineage: &Lineage) -> Result<Tables, StateError> {
         match self.0.as_ref() {
             Place::Disk { dir, cache, buffers, rebuild } => {
                 let path = state_directory(dir, &lineage.task);
                 Swap::of(&path).recover()?;
                 let open = || on_disk(&path, &specs, lineage, (cache, buffers));
-                // An empty directory is no state: somebody has removed it.
-                if path.read_dir().is_ok_and(|mut files| files.next().is_some()) {
+                if is_occupied(&path) {
                     let checked = if *rebuild && rocks::is_state(&path) { checked(&path) } else { Ok(()) };
                     match checked.and_then(|()| open()) {
-                        Err(error) if *rebuild && !matches!(error, StateError::Storage(_)) => {
+                        Err(error)
+                            if *rebuild && !matches!(error, StateError::Storage(_) | StateError::Newer { .. }) =>
+                        {
                             let aside = checkpoint::move_aside(&path)?;
                             tracing::warn!(task = lineage.task, reason = %error, aside = %aside.display(),
                                 "the state was moved aside and is made again");
@@ -217,6 +219,11 @@ fn told(task: &str, found: &StoredLineage, specs: &[TableSpec]) {
 /// Where the state of `task` lies below `dir`.
 pub fn state_directory(dir: &Path, task: &str) -> PathBuf {
     dir.join(directory_name(task))
+}
+
+/// Whether something lies in `path` that is, or was, a state. An empty directory is none: somebody has removed it.
+pub fn is_occupied(path: &Path) -> bool {
+    path.read_dir().is_ok_and(|mut files| files.next().is_some())
 }
 
 /// Where the state of `task` can be read now: a crash during an upgrade may have left it beside its place.

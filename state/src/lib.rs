@@ -22,8 +22,8 @@ mod types;
 mod upgrade;
 
 pub use digest::row_hash;
-pub use env::{MemoryLimits, OpenBackend, StateEnv, state_directory, state_now};
-pub use lineage::{Fit, Lineage, StoredLineage, TableVersion};
+pub use env::{MemoryLimits, OpenBackend, StateEnv, is_occupied, state_directory, state_now};
+pub use lineage::{Fit, Lineage, LineageError, StoredLineage, TableVersion};
 pub use memory::MemoryBackend;
 pub use rocks::RocksBackend;
 pub use stored::{StoredState, StoredTable, states_in};

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::types::TableSpec;
+use crate::types::{StateError, TableSpec};
 
 /// What a task's state was made from. State is only ever used again by a task that would have made the same: with
 /// another log, other inputs or other tables its positions and rows mean nothing (DESIGN 5).
@@ -22,7 +22,8 @@ impl Lineage {
     pub fn differs(&self, tables: &[TableSpec], found: &str) -> Option<String> {
         match StoredLineage::parse(found).map(|found| found.fit(&self.with_tables(tables))) {
             Ok(Fit::Same | Fit::Older(_)) => None,
-            Ok(Fit::Foreign(what) | Fit::Newer(what)) | Err(what) => Some(what),
+            Ok(Fit::Foreign(what) | Fit::Newer(what)) => Some(what),
+            Err(error) => Some(error.to_string()),
         }
     }
 
@@ -70,6 +71,28 @@ pub enum Fit {
     Newer(String),
 }
 
+/// Why the text of a lineage was not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum LineageError {
+    /// A newer program has written it.
+    #[error("{0}")]
+    Newer(String),
+    /// It is no lineage.
+    #[error("{0}")]
+    Unclear(String),
+}
+
+impl LineageError {
+    /// As the error of the state in `path`.
+    pub(crate) fn at(self, path: &str) -> StateError {
+        let path = path.to_owned();
+        match self {
+            Self::Newer(what) => StateError::Newer { path, what },
+            Self::Unclear(what) => StateError::Foreign { path, what },
+        }
+    }
+}
+
 /// Format of the text, in its first line. Format 1 (0.1.0) had no versions: all tables were in version 1.
 const FORMAT: u32 = 2;
 
@@ -89,22 +112,26 @@ impl StoredLineage {
     /// Reads the text of this or an earlier format.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, LineageError> {
+        let unclear = |what: String| LineageError::Unclear(what);
         let mut lines = text.lines();
         let format = lines.next().and_then(|line| line.strip_prefix("format ")?.parse::<u32>().ok());
         let versioned = match format {
             Some(1) => false,
             Some(FORMAT) => true,
             Some(other) => {
-                return Err(format!("its format is {other}, this program reads 1 to {FORMAT}; run the newer program"));
+                let what = format!("its format is {other}, this program reads 1 to {FORMAT}; run the newer program");
+                return Err(LineageError::Newer(what));
             }
-            None => return Err("its lineage cannot be read: it is damaged, or no state of this program".into()),
+            None => {
+                return Err(unclear("its lineage cannot be read: it is damaged, or no state of this program".into()));
+            }
         };
         let (mut task, mut log_uuid) = (None, None);
         let (mut wiring, mut tables) = (String::new(), Vec::new());
         for line in lines {
-            let unclear = || format!("its lineage cannot be read at \"{line}\"");
+            let unclear = || unclear(format!("its lineage cannot be read at \"{line}\""));
             match line.split_once(' ').ok_or_else(unclear)? {
                 ("task", name) => task = Some(name.to_owned()),
                 ("log", uuid) => log_uuid = Some(uuid_from(uuid).ok_or_else(unclear)?),
@@ -115,7 +142,7 @@ impl StoredLineage {
         }
         match (task, log_uuid) {
             (Some(task), Some(log_uuid)) => Ok(Self { lineage: Lineage { task, log_uuid, wiring }, tables }),
-            _ => Err("its lineage lacks the task or the log".into()),
+            _ => Err(unclear("its lineage lacks the task or the log".into())),
         }
     }
 
@@ -235,7 +262,8 @@ mod tests {
         ];
         for (text, says) in spoilt {
             let error = StoredLineage::parse(&text).unwrap_err();
-            assert!(error.contains(says), "{error}");
+            assert_eq!(matches!(error, LineageError::Newer(_)), says == "newer program");
+            assert!(error.to_string().contains(says), "{error}");
         }
     }
 }

@@ -270,8 +270,9 @@ impl Shared {
         failure(&self.path, error)
     }
 
-    pub(crate) fn foreign(&self, what: impl Into<String>) -> StateError {
-        foreign(&self.path, what)
+    /// Its directory, as errors name it.
+    pub(crate) fn place(&self) -> String {
+        self.path.display().to_string()
     }
 
     pub(crate) fn damaged(&self, what: impl ToString) -> StateError {

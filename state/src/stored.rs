@@ -41,7 +41,7 @@ impl StoredState {
     /// The state in the directory `path`, which no process changes.
     ///
     /// # Errors
-    /// [`StateError::Damaged`] if it cannot be read as a state.
+    /// [`StateError::Damaged`] if it cannot be read as a state, [`StateError::Newer`] if a newer program has written it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         Self::read(Shared::open_to_read(path, None)?, None)
     }
@@ -61,7 +61,7 @@ impl StoredState {
         let lineage = lineage.ok_or_else(|| shared.damaged("it does not say what it was made from"))?;
         let lineage = String::from_utf8_lossy(&lineage).into_owned();
         shared.commits()?;
-        let made_from = StoredLineage::parse(&lineage).map_err(|what| shared.foreign(what))?;
+        let made_from = StoredLineage::parse(&lineage).map_err(|error| error.at(&shared.place()))?;
         let table =
             |table: &TableVersion| TableSpec { name: table.name.clone(), group_prefix: table.group_prefix, steps: &[] };
         let specs: Vec<TableSpec> = made_from.tables.iter().map(table).collect();

@@ -120,17 +120,22 @@ impl Tables {
     /// # Errors
     /// If the committed digests cannot be read.
     pub fn new(backend: Box<dyn Backend>, specs: Vec<TableSpec>) -> Result<Self, StateError> {
+        Self::at(backend, specs, "(lent)")
+    }
+
+    /// As [`Tables::new`]; `place` says where the state lies.
+    fn at(backend: Box<dyn Backend>, specs: Vec<TableSpec>, place: &str) -> Result<Self, StateError> {
         let tables = specs.into_iter().map(Table::new).collect();
         let mut this = Self { backend, tables, meta: BTreeMap::new(), scratch: Vec::new(), changes: Vec::new() };
-        this.load_digests()?;
+        this.load_digests(place)?;
         Ok(this)
     }
 
     /// As [`Tables::new`], for a state of this lineage: an empty back end takes it on, another one must have it.
     ///
     /// # Errors
-    /// [`StateError::Foreign`] with the first difference if the state was made from something else; `place` says where
-    /// it lies.
+    /// [`StateError::Foreign`] with the first difference if the state was made from something else, [`StateError::Newer`]
+    /// if a newer program has written it; `place` says where it lies.
     pub(crate) fn open(
         backend: Box<dyn Backend>,
         specs: Vec<TableSpec>,
@@ -141,14 +146,15 @@ impl Tables {
         let wanted = lineage.with_tables(&specs);
         let stored = backend.get(specs.len(), LINEAGE)?;
         let text = stored.as_deref().map(String::from_utf8_lossy);
-        let found = text.as_deref().map_or_else(|| Ok(wanted.clone()), StoredLineage::parse).map_err(foreign)?;
+        let found = text.as_deref().map_or_else(|| Ok(wanted.clone()), StoredLineage::parse);
+        let found = found.map_err(|error| error.at(place))?;
         match found.fit(&wanted) {
             Fit::Foreign(what) => {
                 let what = format!("{what}; replay the task into a new state, or go back to what made this one");
                 Err(foreign(what))
             }
-            Fit::Newer(what) => Err(foreign(what)),
-            Fit::Older(_) => Ok(Opened::Older(Self::new(backend, specs)?, found)),
+            Fit::Newer(what) => Err(StateError::Newer { path: place.to_owned(), what }),
+            Fit::Older(_) => Ok(Opened::Older(Self::at(backend, specs, place)?, found)),
             // A crash may have come between creating it and this; but rows cannot be there before it.
             Fit::Same if text.is_none() && has_rows(backend.as_ref(), specs.len())? => {
                 let what = "it has rows and does not say what they were made from".to_owned();
@@ -156,7 +162,7 @@ impl Tables {
             }
             Fit::Same => {
                 let is_written = text.is_some_and(|text| text == wanted.to_text());
-                let mut this = Self::new(backend, specs)?;
+                let mut this = Self::at(backend, specs, place)?;
                 if !is_written {
                     this.store_lineage(&wanted)?;
                 }
@@ -176,7 +182,7 @@ impl Tables {
         self.tables.len()
     }
 
-    fn load_digests(&mut self) -> Result<(), StateError> {
+    fn load_digests(&mut self, place: &str) -> Result<(), StateError> {
         let system = self.tables.len();
         let mut damaged = false;
         let tables = &mut self.tables;
@@ -187,7 +193,11 @@ impl Tables {
             damaged = !loaded;
             loaded
         })?;
-        if damaged { Err(StateError::Storage("a stored digest cannot be read".into())) } else { Ok(()) }
+        if damaged {
+            let what = "a stored digest cannot be read".to_owned();
+            return Err(StateError::Damaged { path: place.to_owned(), what });
+        }
+        Ok(())
     }
 
     fn table(&self, table: usize) -> Result<&Table, StateError> {
@@ -431,7 +441,7 @@ impl Tables {
     pub fn rollback(&mut self) -> Result<(), StateError> {
         self.meta.clear();
         self.tables.iter_mut().for_each(Table::forget_changes);
-        self.load_digests()
+        self.load_digests("(open)")
     }
 
     /// Makes all commits durable.

@@ -96,6 +96,14 @@ pub enum StateError {
         /// What does not fit.
         what: String,
     },
+    /// What is on disk was written by a newer program.
+    #[error("state {path}: {what}")]
+    Newer {
+        /// Directory of the state.
+        path: String,
+        /// What this program cannot read.
+        what: String,
+    },
     /// What is on disk is damaged.
     #[error(
         "the state in {path} is damaged: {what}; restore a checkpoint (`sluice checkpoint restore`), or let it be made \

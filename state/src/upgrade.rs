@@ -15,7 +15,8 @@ const ROWS: usize = 16_384;
 /// comes last, so that a state which has one is whole.
 ///
 /// # Errors
-/// If a row cannot be upgraded, or `from` is not what its digests say: nothing is wrong with `from` because of it.
+/// [`StateError::Foreign`] if a row cannot be upgraded, or `from` is not what its digests say. Others, such as a full disk,
+/// say nothing of `from`.
 pub(crate) fn upgrade(
     from: &Tables,
     found: &StoredLineage,
@@ -26,14 +27,14 @@ pub(crate) fn upgrade(
     let specs: Vec<TableSpec> = from.specs().cloned().collect();
     let mut to = Tables::new(to, specs.clone())?;
     for (index, (spec, found)) in specs.iter().zip(&found.tables).enumerate() {
-        let damaged = |what: String| {
+        let unfit = |what: String| {
             let what = format!("table {} cannot be upgraded: {what}", spec.name);
             StateError::Foreign { path: place.to_owned(), what }
         };
-        let read = copy_table(from, index, spec, found, &mut to).map_err(damaged)?;
+        let read = copy_table(from, index, spec, found, &mut to, &unfit)?;
         // Else wrong rows would be carried on under a right digest.
         if read != from.digest(index)? {
-            return Err(damaged("its rows are not those of its digest".into()));
+            return Err(unfit("its rows are not those of its digest".into()));
         }
     }
     for (key, value) in from.committed_meta(&[])? {
@@ -50,26 +51,30 @@ fn copy_table(
     spec: &TableSpec,
     found: &TableVersion,
     to: &mut Tables,
-) -> Result<Digest, String> {
+    unfit: &dyn Fn(String) -> StateError,
+) -> Result<Digest, StateError> {
     let steps = spec.steps.get(found.version.saturating_sub(1) as usize..).unwrap_or_default();
     let (mut digest, mut scratch, mut waiting) = (Digest::default(), Vec::new(), 0);
     let mut failed = None;
-    let mut copy = |key: &[u8], value: &[u8]| -> Result<(), String> {
+    let mut copy = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
         digest = digest.plus(row_hash(&mut scratch, key, value));
         let mut row = Some((key.to_vec(), value.to_vec()));
         for step in steps {
             let Some((key, value)) = &row else { break };
-            row = step(key, value).map_err(|error| format!("row {}: {error}", hex(key)))?;
+            row = step(key, value).map_err(|error| unfit(format!("row {}: {error}", hex(key))))?;
         }
         if let Some((key, value)) = row
-            && !to.insert(index, &key, &value).map_err(|error| error.to_string())?
+            && !to.insert(index, &key, &value).map_err(|error| match error {
+                StateError::Storage(_) => error,
+                other => unfit(other.to_string()),
+            })?
         {
-            return Err(format!("two rows would become row {}", hex(&key)));
+            return Err(unfit(format!("two rows would become row {}", hex(&key))));
         }
         waiting += 1;
         if waiting == ROWS {
             waiting = 0;
-            to.commit().map_err(|error| error.to_string())?;
+            to.commit()?;
         }
         Ok(())
     };
@@ -80,10 +85,10 @@ fn copy_table(
             false
         }
     });
-    scanned.map_err(|error| error.to_string())?;
+    scanned?;
     match failed {
         Some(error) => Err(error),
-        None => to.commit().map_err(|error| error.to_string()).map(|()| digest),
+        None => to.commit().map(|()| digest),
     }
 }
 
@@ -161,13 +166,16 @@ impl Swap {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
     use rocksdb::{Cache, WriteBufferManager};
 
     use super::*;
     use crate::lineage::Lineage;
     use crate::rocks::RocksBackend;
     use crate::tables::Opened;
-    use crate::{MemoryLimits, StateEnv, Stepped, TableStep};
+    use crate::{Change, MemoryLimits, Reader, StateEnv, Stepped, TableStep};
 
     /// Values get a length in front; empty ones go.
     fn with_length(key: &[u8], value: &[u8]) -> Stepped {
@@ -303,6 +311,50 @@ mod tests {
             let error = env.open(specs(LENGTH), &lineage()).err().unwrap().to_string();
             assert!(error.contains("a.rows") && error.contains("row 6c6f6e67: a value of 300 bytes"), "{error}");
         }
+    }
+
+    /// A disk without room.
+    struct Full;
+
+    impl Backend for Full {
+        fn get(&self, _: usize, _: &[u8]) -> Result<Option<Bytes>, StateError> {
+            Ok(None)
+        }
+
+        fn scan(
+            &self,
+            _: usize,
+            _: &[u8],
+            _: Option<&[u8]>,
+            _: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        ) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn commit(&mut self, _: &[Change]) -> Result<(), StateError> {
+            Err(StateError::Storage("no space left".into()))
+        }
+
+        fn sync(&mut self) -> Result<(), StateError> {
+            Ok(())
+        }
+
+        fn reader(&self) -> Arc<dyn Reader> {
+            unreachable!("nobody reads it")
+        }
+    }
+
+    /// Else a good state would be put aside where states are made again.
+    #[test]
+    fn a_full_disk_says_nothing_of_the_state() {
+        let env = StateEnv::in_memory();
+        let from = {
+            fill(&env);
+            env.open(specs(&[]), &lineage()).unwrap()
+        };
+        let (found, wanted) = (lineage().with_tables(&specs(&[])), lineage().with_tables(&specs(LADDER)));
+        let error = upgrade(&from, &found, Box::new(Full), &wanted, "here").unwrap_err();
+        assert!(matches!(&error, StateError::Storage(what) if what == "no space left"), "{error}");
     }
 
     #[test]
