@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use sluice_log::SharedLog;
-use sluice_topology::disk::{LogFacts, judge};
+use sluice_topology::disk::{LogFacts, States, judge};
 use sluice_topology::{Config, Graph};
 
 /// Whether there is a log in its directory.
@@ -20,11 +20,12 @@ pub(super) async fn before_start(
     log: Option<&SharedLog>,
     rebuild: bool,
 ) -> anyhow::Result<()> {
+    let states = tokio::task::block_in_place(|| States::read(graph, only, &graph.config.state.dir))?;
     let facts = match log {
         Some(log) => Some(LogFacts::of(log, graph).await?),
         None => None,
     };
-    let judgement = tokio::task::block_in_place(|| judge(graph, only, &graph.config.state.dir, facts.as_ref()))?;
+    let judgement = tokio::task::block_in_place(|| judge(graph, &states, facts.as_ref()));
     if !judgement.is_safe(rebuild) {
         bail!("this topology does not fit what is on disk, and nothing was touched:\n\n{judgement}");
     }

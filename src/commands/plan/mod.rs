@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use sluice_log::{LogFollower, SharedLog};
-use sluice_topology::disk::{LogFacts, judge};
+use sluice_topology::disk::{LogFacts, States, judge};
 
 use crate::cli::{Common, FileArgs};
 use crate::pool::log_exists;
@@ -39,6 +39,8 @@ pub(crate) fn run(args: &PlanArgs, common: &Common) -> anyhow::Result<ExitCode> 
     let graph = topology_file::load(&args.file)?;
     let dir = &graph.config.log.dir;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // In this order: what a running pool does meanwhile puts the log ahead of the states, never behind them.
+    let states = States::read(&graph, &[], &graph.config.state.dir)?;
     let facts = if log_exists(&graph.config) {
         let log: SharedLog =
             LogFollower::open(dir).with_context(|| format!("cannot read the log in {}", dir.display()))?;
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &PlanArgs, common: &Common) -> anyhow::Result<ExitCode> 
     } else {
         None
     };
-    let judgement = judge(&graph, &[], &graph.config.state.dir, facts.as_ref())?;
+    let judgement = judge(&graph, &states, facts.as_ref());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&judgement)?);
     } else {

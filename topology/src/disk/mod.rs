@@ -8,13 +8,14 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 pub use log::LogFacts;
 
 use crate::graph::{Graph, UnknownName};
+use crate::runtime::{Plan, TaskSpec};
 
 /// How a topology stands to the log and the states that are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -164,26 +165,47 @@ impl Judgement {
     }
 }
 
-/// Judges the parts of `graph` that `only` names (all where it is empty) by the states below `state_dir` and by the log;
-/// `None` stands for no log at all. Reads the disk, and blocks.
-///
-/// # Errors
-/// If `only` has a name that the topology has not.
-pub fn judge(
-    graph: &Graph,
-    only: &[String],
-    state_dir: &Path,
-    log: Option<&LogFacts>,
-) -> Result<Judgement, UnknownName> {
-    let (plan, whole) = (graph.plan(only)?, graph.plan(&[])?);
-    let mut tasks = tasks::judge(&plan.tasks, state_dir, log);
-    if let Some(log) = log {
-        moved::refuse(&mut tasks, &whole.tasks, state_dir, log);
+/// The states of a topology, as of a moment. Where a pool may run, they are read before its log: so they have read no more
+/// than that holds.
+pub struct States {
+    plan: Plan,
+    whole: Plan,
+    dir: PathBuf,
+    found: Vec<tasks::Found>,
+}
+
+impl States {
+    /// Reads the states below `dir` of the parts of `graph` that `only` names (all where it is empty); blocks.
+    ///
+    /// # Errors
+    /// If `only` has a name that the topology has not.
+    pub fn read(graph: &Graph, only: &[String], dir: &Path) -> Result<Self, UnknownName> {
+        let (plan, whole) = (graph.plan(only)?, graph.plan(&[])?);
+        let found = tasks::read(&plan.tasks, dir);
+        Ok(Self { plan, whole, dir: dir.to_owned(), found })
     }
-    Ok(Judgement {
+}
+
+/// Judges `states`, which are of `graph`, by the log; `None` stands for no log at all. Reads the disk, and blocks.
+pub fn judge(graph: &Graph, states: &States, log: Option<&LogFacts>) -> Judgement {
+    let States { plan, whole, dir, found } = states;
+    let mut tasks = tasks::judge(&plan.tasks, found, dir, log);
+    if let Some(log) = log {
+        moved::refuse(&mut tasks, &whole.tasks, dir, log);
+    }
+    Judgement {
         topics: log::topics(&plan.topics, graph, log),
         tasks,
-        orphans: tasks::orphans(&whole.tasks, state_dir),
+        orphans: tasks::orphans(&whole.tasks, dir),
         unfinished: log.and_then(|log| log.unfinished.clone()),
+    }
+}
+
+/// Why tasks cannot go on from the states below `dir` as they are, if one cannot: what was wrong first. Blocks.
+pub(crate) fn hindrance(tasks: &[TaskSpec], dir: &Path, log: &LogFacts) -> Option<String> {
+    let judged = tasks::judge(tasks, &tasks::read(tasks, dir), dir, Some(log));
+    judged.into_iter().find_map(|task| match task.standing {
+        TaskStanding::Refused { why } | TaskStanding::Rebuilt { why, .. } => Some(format!("{}: {why}", task.name)),
+        _ => None,
     })
 }

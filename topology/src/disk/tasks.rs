@@ -6,7 +6,9 @@ use std::path::Path;
 use sluice_log::Partition;
 use sluice_proto::Offset;
 use sluice_state::checkpoint::{Checkpoints, Facts};
-use sluice_state::{Fit, Lineage, StateError, StoredState, state_directory, state_now, states_in};
+use sluice_state::{
+    Fit, Lineage, StateError, StoredLineage, StoredState, is_occupied, state_directory, state_now, states_in,
+};
 
 use super::log::LogFacts;
 use super::moved::group;
@@ -17,60 +19,78 @@ use crate::runtime::{TaskSpec, state_tables};
 /// How often a state is opened whose owner replaces its files meanwhile.
 const TRIES: u32 = 3;
 
-/// Judges all tasks; their states are read at the same time, since each may have a write-ahead log to go through.
-pub(super) fn judge(tasks: &[TaskSpec], state_dir: &Path, log: Option<&LogFacts>) -> Vec<TaskJudged> {
-    let judged = |task: &TaskSpec| TaskJudged {
-        name: task.shown.clone(),
-        identity: task.name.clone(),
-        standing: standing(task, state_dir, log),
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = tasks.iter().map(|task| scope.spawn(move || judged(task))).collect();
-        let failed = |task: &TaskSpec| TaskJudged {
-            name: task.shown.clone(),
-            identity: task.name.clone(),
-            standing: TaskStanding::Refused { why: "its state could not be read: a bug of this program".into() },
-        };
-        threads.into_iter().zip(tasks).map(|(thread, task)| thread.join().unwrap_or_else(|_| failed(task))).collect()
-    })
+/// What lies in the place of a task's state.
+pub(super) enum Found {
+    /// Nothing.
+    Nothing,
+    /// A state.
+    State(Box<Stored>),
+    /// Something that cannot be read as one.
+    Unreadable(StateError),
 }
 
-/// What a task would go on from.
-struct Found {
+/// A state: what it was made from, and what a task would go on from.
+pub(super) struct Stored {
+    made_from: StoredLineage,
     positions: BTreeMap<String, u64>,
     rate: Option<u64>,
 }
 
-fn standing(task: &TaskSpec, state_dir: &Path, log: Option<&LogFacts>) -> TaskStanding {
-    let path = state_now(state_dir, &task.name);
-    let checkpoint = log.and_then(|log| usable_checkpoint(task, state_dir, log));
-    if !path.join("CURRENT").exists() {
-        return match again(task, log, checkpoint, None) {
-            Ok((None, replay)) => TaskStanding::New { replay },
-            Ok((Some(checkpoint), replay)) => TaskStanding::Restored { checkpoint, replay },
-            Err(why) => TaskStanding::Refused { why },
+/// Reads the states of all tasks at the same time, since each may have a write-ahead log to go through.
+pub(super) fn read(tasks: &[TaskSpec], state_dir: &Path) -> Vec<Found> {
+    std::thread::scope(|scope| {
+        let read = |task: &TaskSpec| {
+            let path = state_now(state_dir, &task.name);
+            scope.spawn(move || if is_occupied(&path) { open(&path) } else { Found::Nothing })
         };
-    }
-    let rebuilt = |why: String, rate| match again(task, log, checkpoint, rate) {
+        let threads: Vec<_> = tasks.iter().map(read).collect();
+        let failed = |_| Found::Unreadable(StateError::Storage("it could not be read: a bug of this program".into()));
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(failed)).collect()
+    })
+}
+
+/// Judges all tasks, each by what was found of it.
+pub(super) fn judge(tasks: &[TaskSpec], found: &[Found], state_dir: &Path, log: Option<&LogFacts>) -> Vec<TaskJudged> {
+    let judged = |(task, found): (&TaskSpec, &Found)| TaskJudged {
+        name: task.shown.clone(),
+        identity: task.name.clone(),
+        standing: standing(task, found, state_dir, log),
+    };
+    tasks.iter().zip(found).map(judged).collect()
+}
+
+fn standing(task: &TaskSpec, found: &Found, state_dir: &Path, log: Option<&LogFacts>) -> TaskStanding {
+    let checkpoint = || log.and_then(|log| usable_checkpoint(task, state_dir, log));
+    let rebuilt = |why: String, rate| match again(task, log, checkpoint(), rate) {
         Ok((checkpoint, replay)) => TaskStanding::Rebuilt { why, checkpoint, replay },
         Err(gone) => TaskStanding::Refused { why: format!("{why}; and {gone}") },
     };
-    let (state, found) = match open(&path) {
-        Ok(opened) => opened,
-        Err(error) => return rebuilt(error.to_string(), None),
+    let state = match found {
+        Found::State(state) => state,
+        Found::Nothing => {
+            return match again(task, log, checkpoint(), None) {
+                Ok((None, replay)) => TaskStanding::New { replay },
+                Ok((Some(checkpoint), replay)) => TaskStanding::Restored { checkpoint, replay },
+                Err(why) => TaskStanding::Refused { why },
+            };
+        }
+        // Nothing says that anything is wrong with the state itself.
+        Found::Unreadable(error @ (StateError::Storage(_) | StateError::Newer { .. })) => {
+            return TaskStanding::Refused { why: error.to_string() };
+        }
+        Found::Unreadable(error) => return rebuilt(error.to_string(), None),
     };
-    let made_from = state.made_from();
     let Some(log) = log else {
-        let why = format!("it was made with \"log {}\", and there is no log", hex(&made_from.lineage.log_uuid));
+        let why = format!("it was made with \"log {}\", and there is no log", hex(&state.made_from.lineage.log_uuid));
         return rebuilt(why, None);
     };
-    let tables = match made_from.fit(&lineage(task, log).with_tables(&state_tables(task))) {
+    let tables = match state.made_from.fit(&lineage(task, log).with_tables(&state_tables(task))) {
         Fit::Same => Vec::new(),
         Fit::Older(tables) => tables,
-        Fit::Foreign(why) => return rebuilt(why, found.rate),
+        Fit::Foreign(why) => return rebuilt(why, state.rate),
         Fit::Newer(why) => return TaskStanding::Refused { why },
     };
-    match behind(task, &found.positions, log) {
+    match behind(task, &state.positions, log) {
         Ok(behind) if tables.is_empty() => TaskStanding::Kept { behind },
         Ok(behind) => TaskStanding::Upgraded { behind, tables },
         Err(why) => TaskStanding::Refused { why },
@@ -81,9 +101,9 @@ fn lineage(task: &TaskSpec, log: &LogFacts) -> Lineage {
     Lineage { task: task.name.clone(), log_uuid: log.uuid, wiring: task.wiring() }
 }
 
-/// A state, and what the runtime has put beside its rows. Its owner may replace files while they are opened: then it is
+/// A state, with what the runtime has put beside its rows. Its owner may replace files while they are opened: then it is
 /// tried again.
-fn open(path: &Path) -> Result<(StoredState, Found), StateError> {
+fn open(path: &Path) -> Found {
     let mut opened = StoredState::open_beside(path);
     for _ in 1..TRIES {
         if opened.is_ok() {
@@ -91,7 +111,13 @@ fn open(path: &Path) -> Result<(StoredState, Found), StateError> {
         }
         opened = StoredState::open_beside(path);
     }
-    let state = opened?;
+    match opened.and_then(|state| stored(&state)) {
+        Ok(stored) => Found::State(Box::new(stored)),
+        Err(error) => Found::Unreadable(error),
+    }
+}
+
+fn stored(state: &StoredState) -> Result<Stored, StateError> {
     let (mut facts, mut rate, mut failed) = (Facts::default(), None, None);
     state.entries(&mut |key, value| {
         rate = rate.or_else(|| persist::rate_of(key, value));
@@ -99,7 +125,7 @@ fn open(path: &Path) -> Result<(StoredState, Found), StateError> {
     })?;
     match failed {
         Some(error) => Err(error),
-        None => Ok((state, Found { positions: facts.positions, rate })),
+        None => Ok(Stored { made_from: state.made_from().clone(), positions: facts.positions, rate }),
     }
 }
 

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use sluice_log::{Log, MemoryLog, Partition, SharedLog};
 use sluice_proto::Offset;
 use sluice_state::checkpoint::Checkpointer;
-use sluice_state::{Lineage, MemoryLimits, StateEnv, Stepped, TableSpec, TableStep, Tables, state_directory};
+use sluice_state::{
+    Lineage, MemoryLimits, StateEnv, StateError, Stepped, TableSpec, TableStep, Tables, state_directory,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -60,8 +62,9 @@ impl Disk {
 
     fn judge_on(&self, text: &str, log: SharedLog) -> Judgement {
         let graph = graph(text);
+        let states = States::read(&graph, &[], self.dir.path()).unwrap();
         let facts = block_on(LogFacts::of(&log, &graph)).unwrap();
-        judge(&graph, &[], self.dir.path(), Some(&facts)).unwrap()
+        judge(&graph, &states, Some(&facts))
     }
 }
 
@@ -83,12 +86,13 @@ fn refused<'a>(judgement: &'a Judgement, name: &str) -> &'a str {
 #[test]
 fn on_an_empty_disk_everything_is_new() {
     let dir = tempfile::tempdir().unwrap();
-    let judgement = judge(&graph(GOOD), &[], &dir.path().join("not there"), None).unwrap();
+    let states = States::read(&graph(GOOD), &[], &dir.path().join("not there")).unwrap();
+    let judgement = judge(&graph(GOOD), &states, None);
     assert!(judgement.tasks.iter().all(|task| matches!(task.standing, TaskStanding::New { .. })));
     assert!(judgement.topics.iter().all(|topic| topic.standing == TopicStanding::New));
     assert!(judgement.is_safe(false) && judgement.orphans.is_empty());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
-    assert!(judge(&graph(GOOD), &["nobody".to_owned()], dir.path(), None).is_err());
+    assert!(States::read(&graph(GOOD), &["nobody".to_owned()], dir.path()).is_err());
 }
 
 #[test]
@@ -104,7 +108,8 @@ fn what_has_run_is_kept_also_under_another_name() {
         assert_eq!(task(&judgement, name), &TaskStanding::Kept { behind: 8 });
         assert!(judgement.is_safe(false) && judgement.orphans.is_empty());
     }
-    let only = judge(&graph(GOOD), &["stats".to_owned()], disk.dir.path(), None).unwrap();
+    let only = States::read(&graph(GOOD), &["stats".to_owned()], disk.dir.path()).unwrap();
+    let only = judge(&graph(GOOD), &only, None);
     assert_eq!(only.tasks.len(), 1);
     let TaskStanding::Rebuilt { why, .. } = task(&only, "stats") else { panic!("{only}") };
     assert!(why.contains("there is no log"), "{why}");
@@ -199,6 +204,42 @@ fn what_is_damaged_is_made_again_if_it_is_told_so() {
     let judgement = disk.judge(GOOD);
     assert!(matches!(task(&judgement, "stats"), TaskStanding::Rebuilt { .. }), "{judgement}");
     assert!(!judgement.is_safe(false) && judgement.is_safe(true));
+    std::fs::remove_file(path.join("CURRENT")).unwrap();
+    let judgement = disk.judge(GOOD);
+    let TaskStanding::Rebuilt { why, .. } = task(&judgement, "stats") else { panic!("{judgement}") };
+    assert!(why.contains("CURRENT"), "{why}");
+}
+
+/// It may be a good one: it is never made again, not even with `--rebuild`.
+#[test]
+fn what_says_nothing_of_the_state_is_refused() {
+    let disk = Disk::new();
+    let plan = plan_of(GOOD);
+    let facts = block_on(LogFacts::of(&(disk.log.clone() as SharedLog), &graph(GOOD))).unwrap();
+    let newer = StateError::Newer { path: "here".into(), what: "its format is 9".into() };
+    for error in [StateError::Storage("no space left".into()), newer] {
+        let says = error.to_string();
+        let found = [tasks::Found::Unreadable(error)];
+        let judged = tasks::judge(&plan.tasks[..1], &found, disk.dir.path(), Some(&facts));
+        assert_eq!(judged[0].standing, TaskStanding::Refused { why: says });
+    }
+}
+
+/// A pool that runs goes on between the two looks.
+#[test]
+fn what_a_pool_does_between_the_looks_refuses_nothing() {
+    let disk = Disk::new();
+    let states = States::read(&graph(GOOD), &[], disk.dir.path()).unwrap();
+    let plan = plan_of(GOOD);
+    let stats = plan.tasks.iter().find(|task| task.name == "stats").unwrap();
+    disk.append("share.tallies", 2, 20);
+    let mut tables = disk.state(stats, state_tables(stats));
+    persist::save_position(&mut tables, &persist::input_slot(&Partition::new("share.tallies", 2)), Offset::new(21));
+    tables.commit().unwrap();
+    let facts = block_on(LogFacts::of(&(disk.log.clone() as SharedLog), &graph(GOOD))).unwrap();
+    let judgement = judge(&graph(GOOD), &states, Some(&facts));
+    assert!(matches!(task(&judgement, "stats"), TaskStanding::Kept { behind } if *behind > 20), "{judgement}");
+    assert!(judgement.is_safe(false), "{judgement}");
 }
 
 #[test]
@@ -285,7 +326,8 @@ fn tables_of_other_versions_are_upgraded_or_refused() {
     let log: SharedLog = disk.log.clone();
     let facts = block_on(LogFacts::of(&log, &graph(GOOD))).unwrap();
     let name = format!("{}.{}", task.operators[kind].name, old.state[0].name);
-    let judged = tasks::judge(std::slice::from_ref(&task), disk.dir.path(), Some(&facts));
+    let one = std::slice::from_ref(&task);
+    let judged = tasks::judge(one, &tasks::read(one, disk.dir.path()), disk.dir.path(), Some(&facts));
     assert_eq!(judged[0].standing, TaskStanding::Upgraded { behind: 1, tables: vec![(name, 1, 2)] });
 
     drop(disk.state(&task, state_tables(&task)));
