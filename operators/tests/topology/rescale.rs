@@ -11,7 +11,7 @@ use sluice_log::Partition;
 use sluice_mining::JobTable;
 use sluice_proto::v1::{Job, Submission};
 use sluice_proto::{Body, EventTime, Offset, partition_of};
-use sluice_state::StateEnv;
+use sluice_state::{StateEnv, state_directory};
 use sluice_topology::Graph;
 use sluice_topology::runtime::RuntimeOptions;
 use sluice_topology::runtime::replay::{Check, Progress as Replaying, Replay, Until};
@@ -303,8 +303,8 @@ async fn s1_a_change_may_die_at_any_append() {
 }
 
 /// A log with a life in it that no task has read.
-async fn unread(life: &Life) -> (Ground, World, Sources, Graph) {
-    let (ground, world) = (Ground::new(Place::Memory), World::new());
+async fn unread(place: Place, life: &Life) -> (Ground, World, Sources, Graph) {
+    let (ground, world) = (Ground::new(place), World::new());
     let mut sources = Sources::new(ground.log.sound());
     let graph = topology_at(BEFORE, 1);
     let instance = Instance::new(&graph, &[], &ground, ground.env.clone(), world.externals.clone());
@@ -324,7 +324,7 @@ fn around(ground: &Ground, world: &World) -> Around {
 #[tokio::test]
 async fn history_is_shared_out_once_and_in_order() {
     let life = Life::new(5, 200);
-    let (ground, world, ..) = unread(&life).await;
+    let (ground, world, ..) = unread(Place::Memory, &life).await;
     let graph = topology_at(3, 2);
     let place = around(&ground, &world);
     let topic = pending(&graph, &place.log).await.unwrap()[0];
@@ -372,7 +372,7 @@ async fn history_is_shared_out_once_and_in_order() {
 #[tokio::test]
 async fn p1_a_new_generation_that_is_not_ours_is_refused() {
     let life = Life::new(3, 60);
-    let (ground, world, mut sources, before) = unread(&life).await;
+    let (ground, world, mut sources, before) = unread(Place::Memory, &life).await;
     let after = topology_at(2, 2);
     Instance::new(&after, &[], &ground, ground.env.clone(), world.externals.clone()).create_topics().await;
     send(&mut sources, NAMES[1], 2, &life.sent[..4]).await;
@@ -389,6 +389,25 @@ async fn p1_a_new_generation_that_is_not_ours_is_refused() {
     let error = check(&before, &log).await.unwrap_err();
     assert!(error.to_string().contains("generation: 2"), "{error}");
     assert!(log.bounds(&Partition::new(GENERATIONS, 0)).await.unwrap().next > Offset::new(1));
+}
+
+/// A change that is on record keeps the pool from starting: one whose tasks cannot run is not begun.
+#[tokio::test]
+async fn a_change_that_cannot_be_done_is_not_begun() {
+    let (ground, world, ..) = unread(Place::Disk, &Life::new(11, 60)).await;
+    let place = around(&ground, &world);
+    let state = state_directory(ground.env.dir().unwrap(), "verify.1");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("LOG"), "what is left of a state").unwrap();
+    let after = topology_at(3, 2);
+    let topic = pending(&after, &place.log).await.unwrap()[0];
+    let error = rescale(&after, topic, None, &place, &mut |_| {}).await.unwrap_err();
+    assert!(matches!(&error, RescaleError::Refused(why) if why.contains("verify.1: ")), "{error}");
+    let topics = place.log.topics().await.unwrap();
+    assert!(!topics.iter().any(|topic| [GENERATIONS, NAMES[1]].contains(&&*topic.name)), "{topics:?}");
+    std::fs::remove_dir_all(&state).unwrap();
+    rescale(&after, topic, None, &place, &mut |_| {}).await.unwrap();
+    check(&after, &place.log).await.unwrap();
 }
 
 /// A log that never had the topic has nothing to make another generation of.

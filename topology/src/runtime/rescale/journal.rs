@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_log::{Partition, Retention, SharedLog, TopicSpec};
+use sluice_log::{Partition, Retention, SharedLog, TopicInfo, TopicSpec};
 use sluice_proto::v1::{Envelope, Rescale};
 use sluice_proto::{Body, Epoch, EventTime, Offset, Position, encode};
 
@@ -15,7 +15,7 @@ use crate::runtime::reader::TopicReader;
 /// The topic that says which generations there are.
 pub const GENERATIONS: &str = "sluice.generations";
 
-fn place() -> Partition {
+pub(super) fn place() -> Partition {
     Partition::new(GENERATIONS, 0)
 }
 
@@ -115,16 +115,21 @@ pub(super) async fn begun(topic: &Topic, log: &SharedLog) -> Result<Option<Resca
     Ok(state(topic, &read(log).await?).1)
 }
 
-/// Puts a new change on record: where the old partitions end, and the newest event time there is.
-pub(super) async fn begin(topic: &Topic, since: Option<Since>, log: &SharedLog) -> Result<Rescale, RescaleError> {
+/// The topic in the log that the generation of `topic` is made of.
+pub(super) async fn old(topic: &Topic, log: &SharedLog) -> Result<TopicInfo, RescaleError> {
     let old = topic.at(topic.generation - 1);
     let topics = log.topics().await.map_err(RescaleError::log(&place()))?;
-    let Some(info) = topics.into_iter().find(|info| info.name == old) else {
-        return Err(RescaleError::Refused(format!(
+    topics.into_iter().find(|info| info.name == old).ok_or_else(|| {
+        RescaleError::Refused(format!(
             "the log has no topic {old} to make generation {} of: a new pool begins with generation 1",
             topic.generation
-        )));
-    };
+        ))
+    })
+}
+
+/// Puts a new change on record: where the old partitions end, and the newest event time there is.
+pub(super) async fn begin(topic: &Topic, since: Option<Since>, log: &SharedLog) -> Result<Rescale, RescaleError> {
+    let info = old(topic, log).await?;
     let (mut cuts, mut newest) = (Vec::new(), EventTime::default());
     for partition in info.all() {
         let (end, time) = last(log, partition).await?;

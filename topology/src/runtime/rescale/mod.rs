@@ -29,6 +29,7 @@ use super::handle::{RuntimeOptions, StartError, StopError, TaskFailure, Topology
 use super::lanes::{Lane, LaneTail};
 use super::plan::{Plan, TaskSpec};
 use super::reader::{READ_BYTES, ReadError, TopicReader};
+use crate::disk::{self, LogFacts};
 use crate::graph::{Graph, Topic};
 use crate::operator::Externals;
 
@@ -199,7 +200,10 @@ pub async fn rescale(
                 begun.topic, begun.partitions, begun.partitions
             )));
         }
-        None => journal::begin(topic, since, &place.log).await?,
+        None => {
+            can_run(graph, topic, place).await?;
+            journal::begin(topic, since, &place.log).await?
+        }
     };
     progress(Progress::Begun(change.clone()));
     let change = Change { graph, topic, place, change };
@@ -211,6 +215,21 @@ pub async fn rescale(
     journal::append(&place.log, Rescale { done: true, ..change.change.clone() }).await?;
     progress(Progress::Done);
     Ok(())
+}
+
+/// Refuses a change whose tasks could not run: once it is on record it has to be completed before the pool can start.
+async fn can_run(graph: &Graph, topic: &Topic, place: &Place) -> Result<(), RescaleError> {
+    let partitions = journal::old(topic, &place.log).await?.partitions;
+    let old = graph.tasks_at(topic, topic.generation - 1, partitions).map_err(RescaleError::Refused)?;
+    graph.tasks_at(topic, topic.generation, topic.partitions).map_err(RescaleError::Refused)?;
+    let Some(dir) = place.env.dir() else { return Ok(()) };
+    let facts = LogFacts::of(&place.log, graph).await.map_err(RescaleError::log(&journal::place()))?;
+    match disk::hindrance(&old, dir, &facts) {
+        None => Ok(()),
+        Some(why) => Err(RescaleError::Refused(format!(
+            "the tasks of the old partitions cannot read them to the end, and nothing was changed: {why}"
+        ))),
+    }
 }
 
 /// A change that is on record.
