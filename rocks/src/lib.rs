@@ -4,6 +4,8 @@
 //! (`log::Reader::ReadPhysicalRecord` gives the record back without taking it). Manifests are never recycled, so one
 //! flipped bit in one would keep a log or a state from opening without a word.
 
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 /// Why RocksDB must not read a database.
@@ -31,23 +33,23 @@ const RECYCLED: [u8; 6] = [5, 6, 7, 8, 11, 131];
 /// # Errors
 /// [`ManifestError::Damaged`] with the place; [`ManifestError::Storage`] if a file cannot be read.
 pub fn check_manifest(dir: &Path) -> Result<(), ManifestError> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        std::fs::read(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => ManifestError::Damaged(format!("{} is missing", path.display())),
-            _ => ManifestError::Storage(format!("{}: {error}", path.display())),
-        })
+    let failed = |path: &Path, error: io::Error| match error.kind() {
+        ErrorKind::NotFound => ManifestError::Damaged(format!("{} is missing", path.display())),
+        _ => ManifestError::Storage(format!("{}: {error}", path.display())),
     };
-    let current = read("CURRENT")?;
+    let path = dir.join("CURRENT");
+    let current = std::fs::read(&path).map_err(|error| failed(&path, error))?;
     let name = std::str::from_utf8(&current).ok().and_then(|text| text.strip_suffix('\n'));
     let Some(name) = name.filter(|name| name.starts_with("MANIFEST-") && !name.contains(['/', '\0'])) else {
-        return Err(ManifestError::Damaged(format!("{} names no manifest", dir.join("CURRENT").display())));
+        return Err(ManifestError::Damaged(format!("{} names no manifest", path.display())));
     };
-    match wrong_type(&read(name)?, |kind| !TYPES.contains(&kind)) {
+    let path = dir.join(name);
+    let wrong = File::open(&path).and_then(|file| wrong_type(file, |kind| !TYPES.contains(&kind)));
+    match wrong.map_err(|error| failed(&path, error))? {
         None => Ok(()),
         Some((at, found)) => Err(ManifestError::Damaged(format!(
             "{}: a record of type {found} at byte {at}; restore the directory from a copy",
-            dir.join(name).display()
+            path.display()
         ))),
     }
 }
@@ -58,18 +60,18 @@ pub fn check_manifest(dir: &Path) -> Result<(), ManifestError> {
 /// # Errors
 /// As [`check_manifest`].
 pub fn check_unrecycled_logs(dir: &Path) -> Result<(), ManifestError> {
-    let failed = |path: &Path, error: std::io::Error| ManifestError::Storage(format!("{}: {error}", path.display()));
+    let failed = |path: &Path, error: io::Error| ManifestError::Storage(format!("{}: {error}", path.display()));
     for entry in dir.read_dir().map_err(|error| failed(dir, error))? {
         let path = entry.map_err(|error| failed(dir, error))?.path();
         if path.extension().is_none_or(|extension| extension != "log") {
             continue;
         }
-        let bytes = match std::fs::read(&path) {
+        let wrong = match File::open(&path).and_then(|file| wrong_type(file, |kind| RECYCLED.contains(&kind))) {
             // Its owner has removed it since.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             other => other.map_err(|error| failed(&path, error))?,
         };
-        if let Some((at, found)) = wrong_type(&bytes, |kind| RECYCLED.contains(&kind)) {
+        if let Some((at, found)) = wrong {
             let what = format!("{}: a record of type {found} at byte {at}, as of a recycled file", path.display());
             return Err(ManifestError::Damaged(what));
         }
@@ -78,9 +80,14 @@ pub fn check_unrecycled_logs(dir: &Path) -> Result<(), ManifestError> {
 }
 
 /// Where a record has a wrong type, and the type. A record that is cut is the end, as after a crash; so are
-/// zeros that a file system leaves.
-fn wrong_type(file: &[u8], is_wrong: impl Fn(u8) -> bool) -> Option<(usize, u8)> {
-    for (number, block) in file.chunks(BLOCK).enumerate() {
+/// zeros that a file system leaves. A block at a time is in memory.
+fn wrong_type(mut file: impl Read, is_wrong: impl Fn(u8) -> bool) -> io::Result<Option<(u64, u8)>> {
+    let (mut block, mut begin) = (Vec::with_capacity(BLOCK), 0);
+    loop {
+        block.clear();
+        if file.by_ref().take(BLOCK as u64).read_to_end(&mut block)? == 0 {
+            return Ok(None);
+        }
         let mut at = 0;
         while let Some(&[_, _, _, _, low, high, kind]) = block.get(at..at + HEADER) {
             let length = u16::from_le_bytes([low, high]);
@@ -88,12 +95,12 @@ fn wrong_type(file: &[u8], is_wrong: impl Fn(u8) -> bool) -> Option<(usize, u8)>
                 break;
             }
             if is_wrong(kind) {
-                return Some((number * BLOCK + at, kind));
+                return Ok(Some((begin + at as u64, kind)));
             }
             at += HEADER + usize::from(length);
         }
+        begin += block.len() as u64;
     }
-    None
 }
 
 #[cfg(test)]
@@ -110,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_none_is_found_and_a_cut_one_is_the_end() {
-        let wrong = |file: &[u8]| wrong_type(file, |kind| !TYPES.contains(&kind));
+        let wrong = |file: &[u8]| wrong_type(file, |kind| !TYPES.contains(&kind)).unwrap();
         let mut sound = [record(1, 30), record(1, 0), record(2, (BLOCK - 2 * HEADER - 30 - HEADER) as u16)].concat();
         assert_eq!(sound.len(), BLOCK);
         sound.extend(record(4, 40));
@@ -118,7 +125,7 @@ mod tests {
         assert_eq!(wrong(&sound[..sound.len() - 1]), None);
         assert_eq!(wrong(&[&sound[..], &[0; 50]].concat()), None);
         for kind in [5, 8, 11, 131] {
-            assert_eq!(wrong(&[&sound[..], &record(kind, 3)].concat()), Some((BLOCK + HEADER + 40, kind)));
+            assert_eq!(wrong(&[&sound[..], &record(kind, 3)].concat()), Some(((BLOCK + HEADER + 40) as u64, kind)));
         }
     }
 
