@@ -96,13 +96,17 @@ impl Feed {
         Ok(())
     }
 
-    /// Takes the oldest records that were read, but none at or behind `until`.
+    /// Takes the oldest records that were read, but none at or behind `until`. Offsets may have holes: if there are only
+    /// later ones, the position is at `until` then.
     pub(crate) fn take(&mut self, until: Option<Offset>) -> Vec<Record> {
         let Some(mut records) = self.ready.pop_front() else { return Vec::new() };
         if let Some(until) = until {
             let split = records.partition_point(|record| record.offset < until);
             let rest = records.split_off(split);
             if !rest.is_empty() {
+                if records.is_empty() {
+                    self.next = self.next.max(until);
+                }
                 self.ready.push_front(rest);
             }
         }
@@ -146,5 +150,23 @@ impl Feed {
     pub(crate) async fn end_of_log(&self) -> Result<Offset, ReadError> {
         let bounds = self.log.bounds(&self.gate.partition).await;
         bounds.map(|bounds| bounds.next).map_err(|error| self.gate.log_error(self.next, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluice_log::MemoryLog;
+
+    #[test]
+    fn a_hole_in_the_offsets_is_passed() {
+        let partition = Partition::new("share.urgent", 0);
+        let mut feed = Feed::new(MemoryLog::new(), partition, Offset::new(3), Watermarks::from_the_start());
+        assert!(feed.take(Some(Offset::new(5))).is_empty());
+        assert_eq!(feed.next, Offset::new(3), "what may still come is not passed");
+        feed.ready.push_back(vec![Record { offset: Offset::new(7), value: Default::default() }]);
+        assert!(feed.take(Some(Offset::new(5))).is_empty());
+        assert_eq!((feed.next, feed.is_ready()), (Offset::new(5), true));
+        assert_eq!(feed.take(Some(Offset::new(8))).len(), 1);
     }
 }

@@ -27,7 +27,7 @@ pub struct RuntimeOptions {
     pub starvation_bound: u32,
     /// How long a task waits for a broadcast record that another record cites, before it stops.
     pub table_timeout: Duration,
-    /// How long a task with one input may leave batches uncommitted that write to no topic. Rows that change again in
+    /// How long a task may leave batches uncommitted that write to no topic, unless the order of its inputs counts. Rows that change again in
     /// this time are written once; a crash repeats as much more.
     pub linger: Duration,
 }

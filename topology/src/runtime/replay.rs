@@ -155,7 +155,7 @@ async fn replay(
     loop {
         let mut task = Task::open(spec, around).await?;
         task.check_starts().await?;
-        task.read_order().await?;
+        task.repeat_order().await?;
         let left: u64 =
             task.inputs.iter().zip(&ends).map(|(input, end)| end.get().saturating_sub(input.feed.next.get())).sum();
         progress.total.fetch_add(left, Ordering::Relaxed);
@@ -240,10 +240,8 @@ impl Task {
     ) -> Result<(), TaskError> {
         loop {
             self.gather(ends).await?;
-            let Some((input, until)) = self.turn().or_else(|| Some((self.earliest(ends)?, Offset::new(u64::MAX))))
-            else {
-                break;
-            };
+            let turn = self.turn().await?.or_else(|| Some((self.earliest(ends)?, Offset::new(u64::MAX))));
+            let Some((input, until)) = turn else { break };
             if self.inputs[input].feed.next >= ends[input] {
                 break;
             }

@@ -214,8 +214,9 @@ impl Task {
         Ok(sluice_failpoints::check(Point::SyncAfter)?)
     }
 
-    /// Returns once there is something to do.
+    /// Returns once there is something to do. While turns are repeated, that is the input whose turn it is.
     pub(super) async fn wait(&mut self) -> Result<(), TaskError> {
+        let turn = self.turn().await?.map(|(input, _)| input);
         poll_fn(|cx| {
             if let Some(tenure) = &mut self.tenure {
                 let ended = tenure.poll_ended(cx).map_err(TaskError::from);
@@ -225,11 +226,13 @@ impl Task {
             }
             let mut ready = false;
             let inputs = self.inputs.iter_mut().map(|input| &mut input.feed);
-            for feed in self.broadcasts.iter_mut().map(|broadcast| &mut broadcast.feed).chain(inputs) {
+            let inputs = inputs.enumerate().map(|(input, feed)| (feed, turn.is_none_or(|turn| turn == input)));
+            let tables = self.broadcasts.iter_mut().map(|broadcast| (&mut broadcast.feed, true));
+            for (feed, counts) in tables.chain(inputs) {
                 if let Err(error) = feed.poll_fetch(cx) {
                     return Poll::Ready(Err(error.into()));
                 }
-                ready |= feed.is_ready();
+                ready |= counts && feed.is_ready();
             }
             if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
@@ -250,7 +253,7 @@ impl Task {
     /// records, these say how far the tables must be. A batch that writes nothing to any topic is seen by nobody: it
     /// may be committed together with the next ones.
     async fn step(&mut self) -> Result<(), TaskError> {
-        let Some((input, records)) = self.next_batch()? else {
+        let Some((input, records)) = self.next_batch().await? else {
             return if self.apply_tables()? { self.finish().await } else { Ok(()) };
         };
         let (begun, length) = (Instant::now(), records.len());
@@ -258,8 +261,8 @@ impl Task {
         let count = before + length;
         self.process(input, records).await?;
         self.uncommitted = Some((since, count));
-        // Of several inputs, each batch is a turn of its own where their order counts (see `order`).
-        let may_wait = self.inputs.len() == 1 && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
+        // Where the order of its inputs counts, each batch is a turn of its own (see `order`).
+        let may_wait = self.order.is_none() && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
         if !may_wait || since.elapsed() >= self.linger {
             self.finish().await?;
         }
@@ -278,22 +281,25 @@ impl Task {
     }
 
     /// Where the order of inputs counts and is written down: whose turn was next, and up to where.
-    pub(super) fn turn(&mut self) -> Option<(usize, Offset)> {
+    pub(super) async fn turn(&mut self) -> Result<Option<(usize, Offset)>, TaskError> {
         let inputs = &self.inputs;
-        self.order.as_mut()?.again(|input| inputs[input].feed.next)
+        match &mut self.order {
+            Some(order) => order.next(|input| inputs[input].feed.next).await,
+            None => Ok(None),
+        }
     }
 
-    /// Reads the order of inputs that is written down, without taking the task over.
-    pub(super) async fn read_order(&mut self) -> Result<(), TaskError> {
+    /// Goes by the order of inputs that is written down, without taking the task over.
+    pub(super) async fn repeat_order(&mut self) -> Result<(), TaskError> {
         match &mut self.order {
-            Some(order) => order.read().await,
+            Some(order) => order.repeat().await,
             None => Ok(()),
         }
     }
 
     /// The next batch: one input's, so that what a task with several has done can be told by an offset.
-    pub(super) fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
-        if let Some((input, until)) = self.turn() {
+    pub(super) async fn next_batch(&mut self) -> Result<Option<(usize, Vec<Record>)>, TaskError> {
+        if let Some((input, until)) = self.turn().await? {
             let records = self.inputs[input].feed.take(Some(until));
             return Ok((!records.is_empty()).then_some((input, records)));
         }

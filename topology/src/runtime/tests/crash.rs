@@ -35,7 +35,7 @@ fn rounds() -> impl Strategy<Value = Vec<Round>> {
 pub(super) async fn batch(task: &mut Task, crash: Crash) -> bool {
     task.wait().await.unwrap();
     task.apply_tables().unwrap();
-    let Some((input, records)) = task.next_batch().unwrap() else { return true };
+    let Some((input, records)) = task.next_batch().await.unwrap() else { return true };
     task.process(input, records).await.unwrap();
     if crash == Crash::Processed {
         return false;

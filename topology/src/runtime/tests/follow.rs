@@ -298,7 +298,7 @@ async fn s1_a_standby_takes_over_wherever_the_owner_dies() {
             let mut left = true;
             while left {
                 owner.wait().await.unwrap();
-                let (input, records) = owner.next_batch().unwrap().unwrap();
+                let (input, records) = owner.next_batch().await.unwrap().unwrap();
                 owner.process(input, records).await.unwrap();
                 if round == 8 && died == 0 {
                     break;

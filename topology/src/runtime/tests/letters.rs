@@ -107,7 +107,7 @@ fn p1_an_unknown_version_stops_a_task_and_is_a_letter_of_statistics() {
 
         let mut paid = open(&PAID, &log, &StateEnv::in_memory()).await;
         paid.wait().await.unwrap();
-        let (input, records) = paid.next_batch().unwrap().unwrap();
+        let (input, records) = paid.next_batch().await.unwrap().unwrap();
         let error = paid.process(input, records).await.unwrap_err().to_string();
         assert!(error.contains(&format!("share.submissions/0 offset {place}")), "{error}");
     });
@@ -131,7 +131,7 @@ fn p1_bytes_that_are_no_record_excuse_one_gap() {
         assert_eq!((rows(&shown), letters(&log).await.len()), (3, 1));
         put(&log, encode(&numbered(6, 20))).await;
         shown.wait().await.unwrap();
-        let (input, records) = shown.next_batch().unwrap().unwrap();
+        let (input, records) = shown.next_batch().await.unwrap().unwrap();
         let error = shown.process(input, records).await.unwrap_err().to_string();
         assert!(error.contains("records are missing in between"), "{error}");
     });

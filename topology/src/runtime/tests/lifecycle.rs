@@ -117,7 +117,9 @@ async fn a_batch_that_writes_nothing_is_committed_later() {
     let mut silent = fused();
     silent.operators.truncate(1);
     silent.operators[0].outputs.clear();
-    for (spec, waits) in [(silent, true), (fused(), false)] {
+    let mut of_two = silent.clone();
+    of_two.inputs.push(stored("share.urgent", 0, "urgent", true));
+    for (spec, waits) in [(silent, true), (of_two, true), (fused(), false)] {
         let (log, env) = (new_log().await, StateEnv::in_memory());
         let plan = Plan { network: "regtest".into(), topics: topic_specs(), tasks: vec![spec] };
         let options = RuntimeOptions { linger: Duration::from_secs(3_600), ..RuntimeOptions::default() };

@@ -168,7 +168,7 @@ async fn begin(task: &mut Task, log: &Arc<MemoryLog>) -> Result<Stage, TaskError
     }
     task.wait().await?;
     task.apply_tables()?;
-    let Some((input, records)) = task.next_batch()? else { return Ok(Stage::Idle) };
+    let Some((input, records)) = task.next_batch().await? else { return Ok(Stage::Idle) };
     task.process(input, records).await?;
     Ok(Stage::Processed)
 }

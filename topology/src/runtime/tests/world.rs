@@ -98,7 +98,7 @@ impl World {
     async fn batch(&self, task: &mut Task, lives: bool) {
         let (input, records) = loop {
             task.wait().await.unwrap();
-            let Some((input, records)) = task.next_batch().unwrap() else { continue };
+            let Some((input, records)) = task.next_batch().await.unwrap() else { continue };
             if records.iter().any(|record| record.offset > Offset::ZERO) {
                 break (input, records);
             }
@@ -165,7 +165,7 @@ async fn read_on(task: &mut Task, log: &Arc<MemoryLog>) {
     let end = log.bounds(task.inputs[0].feed.partition()).await.unwrap().next;
     while task.inputs[0].feed.next < end {
         task.wait().await.unwrap();
-        if let Some((input, records)) = task.next_batch().unwrap() {
+        if let Some((input, records)) = task.next_batch().await.unwrap() {
             task.process(input, records).await.unwrap();
             assert!(task.append().await.unwrap());
             task.commit().unwrap();
