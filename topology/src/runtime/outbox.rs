@@ -11,7 +11,7 @@ use sluice_proto::{Body, Epoch, EventTime, Head, Offset, decode, encode, encode_
 use sluice_state::{StateError, Tables};
 
 use super::error::TaskError;
-use super::follow::{AtEnd, Compared, Followed, Follower, Made, Recorded, damaged};
+use super::follow::{AtEnd, Compared, Followed, Follower, Made, Recorded, Rule, damaged};
 use super::lanes::{Lane, LaneTail, Mark};
 use super::owners::{OwnerError, Owners};
 use super::persist;
@@ -124,7 +124,7 @@ impl Outbox {
         owners.fence(name, epoch, self.partitions()).await?;
         self.epoch = epoch;
         if let Some(follower) = &mut self.follower {
-            follower.at_end = AtEnd::Append;
+            (follower.at_end, follower.rule) = (AtEnd::Append, Rule::Lenient);
             follower.promoted = None;
         }
         Ok(())

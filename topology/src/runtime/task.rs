@@ -113,6 +113,7 @@ impl Task {
         let mut task = Self::prepare(spec, around).await?;
         if matches!(around.outputs, Outputs::Own) {
             task.take_over().await?;
+            task.tables.commit()?;
         }
         Ok(task)
     }
@@ -181,7 +182,7 @@ impl Task {
         stop: &mut watch::Receiver<bool>,
         promoted: &mut watch::Receiver<bool>,
     ) -> Result<(), TaskError> {
-        let mut drained = stop.clone();
+        let (mut drained, owner) = (stop.clone(), self.shared.owner.subscribe());
         let mut going = true;
         while going {
             let due = self.uncommitted.map(|(since, _)| since + self.linger);
@@ -203,7 +204,7 @@ impl Task {
                     }
                     done => done?,
                 },
-                () = drain_over(&mut drained, standby) => {
+                () = drain_over(&mut drained, &owner) => {
                     tracing::warn!(task = %self.name, "stopped in the middle of a batch, which is repeated at the next start");
                     break;
                 }
@@ -341,7 +342,7 @@ impl Task {
     }
 
     /// Becomes the owner of the outputs: from here on, what is not in the log of them is appended.
-    async fn promote(&mut self) -> Result<(), TaskError> {
+    pub(super) async fn promote(&mut self) -> Result<(), TaskError> {
         let inputs = self.inputs.iter().map(|input| &input.feed);
         for feed in inputs.chain(self.broadcasts.iter().map(|broadcast| &broadcast.feed)) {
             feed.check_position().await?;

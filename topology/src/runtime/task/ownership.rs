@@ -16,7 +16,7 @@ const UNCLAIMED: Epoch = Epoch::new(1);
 
 impl Task {
     /// Takes the task's next epoch and begins it in all output partitions: what an owner before it still writes there
-    /// does not count.
+    /// does not count. The epoch goes with the next commit: a task that is promoted may be in the middle of a batch.
     pub(in crate::runtime) async fn take_over(&mut self) -> Result<(), TaskError> {
         let owners = Arc::clone(&self.owners);
         let epoch = owners.claim(&self.identity, self.last_epoch().await?).await?;
@@ -28,7 +28,6 @@ impl Task {
             order.begin(epoch).await?;
         }
         persist::save_epoch(&mut self.tables, epoch);
-        self.tables.commit()?;
         self.nodes.iter_mut().for_each(|node| node.operator.owned(&Ownership { task: &self.identity, epoch }));
         self.tenure = Some(Tenure::new(owners, &self.identity, epoch));
         Ok(())

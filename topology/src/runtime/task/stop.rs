@@ -23,8 +23,10 @@ pub(super) async fn interrupted(
     Err(TaskError::Flush { operator: operator.to_owned(), error: OperatorError::Interrupted(cause) })
 }
 
-/// Returns when the task was told to stop [`DRAIN`] ago; at once for a standby, which may be waiting for its owner.
-pub(super) async fn drain_over(stop: &mut watch::Receiver<bool>, standby: bool) {
+/// Returns when the task was told to stop [`DRAIN`] ago; at once for one that is not the `owner` of its outputs then: it
+/// may be waiting for who is.
+pub(super) async fn drain_over(stop: &mut watch::Receiver<bool>, owner: &watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
-    tokio::time::sleep(if standby { Duration::ZERO } else { DRAIN }).await;
+    let owns = *owner.borrow();
+    tokio::time::sleep(if owns { DRAIN } else { Duration::ZERO }).await;
 }

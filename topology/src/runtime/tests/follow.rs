@@ -7,9 +7,12 @@ use sluice_log::{SwitchLog, read_only};
 use sluice_proto::v1::Coordinates;
 use sluice_proto::{decode, encode};
 use sluice_state::Digest;
+use tokio::sync::watch;
 
+use super::super::follow::Outputs;
 use super::super::replay::{Check, Progress, Replay, Replayed, Until};
-use super::super::task::Task;
+use super::super::task::{Surroundings, Task};
+use super::crash::work_off;
 use super::*;
 
 /// Offset of the first output of a task: genesis and fence stand before it.
@@ -348,4 +351,47 @@ async fn s2_a_standby_notices_what_it_would_not_have_written() {
     let failure = tokio::time::timeout(GUARD, standby.failed()).await.unwrap();
     assert!(failure.to_string().contains("share.valid/0 offset 9"), "{failure}");
     standby.stop(GUARD).await.unwrap();
+}
+
+async fn standby(log: &Arc<MemoryLog>, env: &StateEnv) -> Task {
+    let outputs = Outputs::Standby(watch::channel(false).1);
+    Task::open(&fused(), &Surroundings { outputs, ..around(log, env) }).await.unwrap()
+}
+
+/// S1: who dies right behind its promotion, in the middle of a batch, has committed nothing of that batch.
+#[tokio::test]
+async fn s1_a_promotion_commits_no_half_of_a_batch() {
+    let (log, env) = (new_log().await, StateEnv::in_memory());
+    work(&log, 1, 6).await;
+    let mut task = standby(&log, &env).await;
+    while task.inputs[0].feed.next <= Offset::new(1) {
+        task.wait().await.unwrap();
+        let Some((input, records)) = task.next_batch().await.unwrap() else { continue };
+        task.process(input, records).await.unwrap();
+    }
+    task.promote().await.unwrap();
+    drop(task);
+    let mut task = Task::open(&fused(), &around(&log, &env)).await.unwrap();
+    work_off(&mut task, &log).await;
+    let replayed = replay(&log, &StateEnv::in_memory(), Check::Verify, Until::End).unwrap();
+    assert_eq!(digests(&replayed), task.tables.digests());
+}
+
+/// What a standby would not have written stops it; once it owns its outputs, what is recorded stands.
+#[tokio::test]
+async fn a_promoted_standby_lets_stand_what_is_recorded() {
+    let log = new_log().await;
+    worked(&log, 6).await;
+    let wrong = changed(&log, |partition, offset, raw| {
+        let mut envelope = decode(raw).unwrap();
+        if partition.to_string() == "share.valid/0" && offset == 9 {
+            envelope.event_time_ns += 1;
+        }
+        vec![encode(&envelope)]
+    });
+    let (log, env) = (wrong.await, StateEnv::in_memory());
+    let mut task = standby(&log, &env).await;
+    task.promote().await.unwrap();
+    work_off(&mut task, &log).await;
+    assert_eq!(task.outbox.compared().different, 1);
 }
