@@ -126,7 +126,8 @@ pub enum TaskError {
     },
     /// Recorded outputs of one input fill the memory before those of another one come.
     #[error(
-        "{bytes} bytes of {partition} were read ahead of what the task is at: its inputs are too far apart to be          followed together"
+        "{bytes} bytes of {partition} were read ahead of what the task is at: its inputs are too far apart to be \
+         followed together"
     )]
     TooFarAhead {
         /// Partition of the outputs.

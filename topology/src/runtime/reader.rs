@@ -116,29 +116,38 @@ impl Gate {
             offset,
             error,
         })?;
+        if self.heed(&envelope)? { Ok(None) } else { self.judge(offset, raw, envelope) }
+    }
+
+    /// Heeds a record that is about the partition and not on a lane, if it is one: checks a genesis, applies a fence.
+    fn heed(&mut self, envelope: &Envelope) -> Result<bool, ReadError> {
         match &envelope.body {
             Some(Body::Genesis(genesis)) => {
                 let same = genesis.log_uuid.as_ref() == self.log_uuid
                     && *genesis.topic == *self.partition.topic
                     && genesis.partition == self.partition.number;
-                if same { Ok(None) } else { Err(self.wrong_genesis(genesis)) }
+                if same { Ok(true) } else { Err(self.wrong_genesis(genesis)) }
             }
             Some(Body::Fence(fence)) => {
                 self.watermarks.fence(fence);
-                Ok(None)
+                Ok(true)
             }
-            _ => self.judge(offset, raw, envelope),
+            _ => Ok(false),
         }
     }
 
     /// Passes over a record that [`Gate::pass`] could not decode; tells whether it is to be put with the dead letters,
-    /// which it is not if it had been read before. Where not even its coordinates can be read, its lane will have a gap.
+    /// which it is not if it had been read before, or is a fence or genesis record of a newer program: those are heeded
+    /// as ever. Where not even its coordinates can be read, its lane will have a gap.
     ///
     /// # Errors
     /// If its coordinates can be read, and records are missing before it.
     pub(crate) fn pass_over(&mut self, offset: Offset, raw: Bytes) -> Result<bool, ReadError> {
-        let from = Envelope::decode(raw).ok().and_then(|envelope| envelope.from);
-        let Some(from) = from else {
+        let envelope = Envelope::decode(raw).unwrap_or_default();
+        if self.heed(&envelope)? {
+            return Ok(false);
+        }
+        let Some(from) = envelope.from else {
             self.watermarks.forgive();
             return Ok(true);
         };

@@ -151,6 +151,6 @@ impl Task {
 }
 
 fn operator_error(operator: &str, input: &TaskInput, error: crate::OperatorError) -> TaskError {
-    let (partition, offset) = (input.feed.partition().clone(), input.source.offset);
+    let (partition, offset) = (input.feed.partition().clone(), input.at);
     TaskError::Operator { operator: operator.to_owned(), partition, offset, error }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sluice_proto::v1::Coordinates;
-use sluice_proto::{SCHEMA, encode, hash64};
+use sluice_log::genesis_record;
+use sluice_proto::v1::{Coordinates, Fence};
+use sluice_proto::{SCHEMA, decode, encode, hash64};
 
 use super::super::letters::{DEAD_LETTERS, FoundLetter, REDRIVEN, dead_letters, redrive};
 use super::super::task::Task;
@@ -130,6 +131,32 @@ fn p1_bytes_that_are_no_record_excuse_one_gap() {
         work_off(&mut shown, &log).await;
         assert_eq!((rows(&shown), letters(&log).await.len()), (3, 1));
         put(&log, encode(&numbered(6, 20))).await;
+        shown.wait().await.unwrap();
+        let (input, records) = shown.next_batch().await.unwrap().unwrap();
+        let error = shown.process(input, records).await.unwrap_err().to_string();
+        assert!(error.contains("records are missing in between"), "{error}");
+    });
+}
+
+/// P1: a fence and a genesis record of a newer program are heeded: they are no letters, and excuse no gap.
+#[test]
+fn p1_a_newer_fence_voids_and_is_no_letter() {
+    block_on(async {
+        let (log, env) = (log_with_letters().await, StateEnv::in_memory());
+        let (task, partition) = (hash64("stratumd"), Partition::new("share.submissions", 0));
+        put(&log, encode(&numbered(1, 20))).await;
+        let from = Coordinates { task, epoch: 2, ..Coordinates::default() };
+        let fence = Body::Fence(Fence { task, epoch: 2, ..Fence::default() });
+        put(&log, encode(&Envelope { schema: SCHEMA + 1, ..Envelope::new(at(1), from, fence) })).await;
+        let genesis = decode(genesis_record(log.uuid(), &partition, 1)).unwrap();
+        put(&log, encode(&Envelope { schema: SCHEMA + 1, ..genesis })).await;
+        put(&log, encode(&numbered(2, 20))).await;
+        let mut shown = open(&SHOWN, &log, &env).await;
+        work_off(&mut shown, &log).await;
+        let dropped = shown.inputs[0].feed.gate.dropped;
+        assert_eq!((rows(&shown), letters(&log).await.len(), dropped), (1, 0, 1));
+        let from = Coordinates { epoch: 2, ..numbered(3, 20).from.unwrap() };
+        put(&log, encode(&Envelope { from: Some(from), ..numbered(3, 20) })).await;
         shown.wait().await.unwrap();
         let (input, records) = shown.next_batch().await.unwrap().unwrap();
         let error = shown.process(input, records).await.unwrap_err().to_string();
