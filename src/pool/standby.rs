@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use sluice_log::{EmbeddedLog, EmbeddedOptions, Log, LogError, LogFollower, SwitchLog, is_written};
+use sluice_log::{EmbeddedLog, EmbeddedOptions, Log, LogError, LogFollower, SharedLog, SwitchLog, is_written};
 use sluice_state::StateEnv;
 use sluice_topology::Graph;
-use sluice_topology::runtime::{Plan, RuntimeOptions, StandbyRuntime, TopologyRuntime};
+use sluice_topology::runtime::{Plan, RuntimeOptions, StandbyRuntime, TopologyRuntime, rescale};
 
-use super::{Pool, externals, memory, open_ledger, services};
+use super::{Pool, externals, log_exists, memory, open_ledger, services};
 
 /// How often the log's lock is looked at: it is one call to the system.
 const LOOK: Duration = Duration::from_millis(20);
@@ -31,7 +31,7 @@ impl<'a> Standby<'a> {
     /// acts outside of the log.
     ///
     /// # Errors
-    /// If a task cannot start.
+    /// If a task cannot start, or the generations of the log are not those of the file.
     pub(crate) async fn start(graph: &'a Graph, only: &'a [String]) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
         let follower = follow(graph, &plan).await?;
@@ -70,10 +70,12 @@ impl<'a> Standby<'a> {
     /// Becomes the pool, on its log.
     ///
     /// # Errors
-    /// If a part cannot start.
+    /// If a part cannot start, or a topic was given another generation since: the tasks that follow read one that ended.
     pub(crate) async fn take_over(self, log: Arc<EmbeddedLog>) -> anyhow::Result<Pool> {
         let begun = Instant::now();
         tracing::warn!("standby: the pool is gone, taking over");
+        let shared: SharedLog = log.clone();
+        rescale::check(self.graph, &shared).await?;
         self.log.switch(log.clone())?;
         let plan = self.graph.plan(self.only)?;
         let nodes = services::node_configs(&self.graph.config)?;
@@ -94,20 +96,22 @@ impl<'a> Standby<'a> {
     }
 }
 
-/// Reads the log beside its writer, once all topics of the plan are there.
+/// Reads the log beside its writer, once all topics of the plan are there, in the generations of the file.
 async fn follow(graph: &Graph, plan: &Plan) -> anyhow::Result<Arc<LogFollower>> {
     let dir = &graph.config.log.dir;
     let mut told = false;
     loop {
         match LogFollower::open(dir) {
             Ok(follower) => {
+                let shared: SharedLog = follower.clone();
+                rescale::check(graph, &shared).await?;
                 let known = follower.topics().await?;
                 if plan.all_topics().iter().all(|topic| known.iter().any(|known| *known.name == topic.name)) {
                     return Ok(follower);
                 }
             }
-            // There is no log, or it is being made.
-            Err(LogError::Storage(_)) => {}
+            // There is no log, or its writer is making it.
+            Err(LogError::Storage(_)) if !log_exists(&graph.config) || is_written(dir)? => {}
             Err(error) => return Err(error.into()),
         }
         if !std::mem::replace(&mut told, true) {

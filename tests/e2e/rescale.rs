@@ -46,6 +46,10 @@ fn s1_shares_and_blocks_survive_another_number_of_partitions() {
     assert!(told.status.success() && told.stdout.starts_with(b"nothing to do"), "{told:?}");
     pool.set_topology(TOPOLOGY).unwrap();
     refused(&mut pool, "generation 2");
+    // Nor does it follow the partitions that have ended.
+    let standby = pool.command(&["run", "--standby"]).output().unwrap();
+    let said = [standby.stdout, standby.stderr].concat();
+    assert!(!standby.status.success() && String::from_utf8_lossy(&said).contains("generation 2"), "{said:?}");
     pool.set_topology(&after).unwrap();
 
     pool.start().unwrap();
