@@ -7,12 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use sluice_log::{EmbeddedLog, EmbeddedOptions, LogFollower, SharedLog};
+use sluice_log::{LogFollower, SharedLog};
 use sluice_proto::Offset;
 use sluice_topology::runtime::letters::{FoundLetter, REDRIVE_SOURCE, dead_letters, redrive};
 use sluice_topology::runtime::source_epoch;
 
 use crate::cli::{Common, FileArgs};
+use crate::pool::open_log_to_change;
 use crate::{logging, topology_file};
 
 /// `sluice dead-letters`.
@@ -74,7 +75,7 @@ pub(crate) fn run(args: &DeadLettersArgs, common: &Common) -> anyhow::Result<Exi
         }
         Action::Redrive { file, letters, all } => {
             let config = topology_file::load(file)?.config;
-            let log = EmbeddedLog::open(EmbeddedOptions::new(&config.log.dir)).context("the pool must be stopped")?;
+            let log = open_log_to_change(&config).context("the pool must be stopped")?;
             let shared: SharedLog = log.clone();
             let chosen = (!all).then_some(letters.as_slice());
             let redriven = runtime.block_on(redrive_chosen(&shared, &config.state.dir, chosen))?;

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sluice_api::{ApiServer, PoolView};
 use sluice_jobmanager::Nodes;
 use sluice_ledger::LedgerStore;
@@ -198,7 +198,13 @@ fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
 }
 
 /// The log of a pool that does not run; nothing in it grows too old while it is open.
+///
+/// # Errors
+/// If there is none, which a command must not make, or if a process has it open.
 pub(crate) fn open_log_to_change(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
+    if !log_exists(config) {
+        bail!("there is no log in {}; has this topology run here?", config.log.dir.display());
+    }
     let never = Duration::from_secs(u64::from(u32::MAX));
     Ok(EmbeddedLog::open(EmbeddedOptions { retention_interval: never, ..EmbeddedOptions::new(&config.log.dir) })?)
 }

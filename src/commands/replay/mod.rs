@@ -13,8 +13,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use sluice_log::{EmbeddedLog, EmbeddedOptions, LogFollower, Partition, SharedLog, read_only};
+use anyhow::Context;
+use sluice_log::{LogFollower, Partition, SharedLog, read_only};
 use sluice_proto::Offset;
 use sluice_state::StateEnv;
 use sluice_state::checkpoint::{Checkpoints, Manifest, restore};
@@ -33,7 +33,7 @@ use report::Report;
 use crate::cli::Common;
 use crate::commands::checkpoint::differs;
 use crate::commands::run::Signals;
-use crate::pool::memory;
+use crate::pool::{memory, open_log_to_change};
 use crate::{logging, topology_file};
 
 /// Code of a program that a signal ended, as shells have it for SIGINT.
@@ -125,11 +125,7 @@ impl Job {
             }
         }
         let locked = if args.in_place {
-            let dir = &graph.config.log.dir;
-            if !dir.exists() {
-                bail!("there is no log in {}", dir.display());
-            }
-            let log = EmbeddedLog::open(EmbeddedOptions::new(dir));
+            let log = open_log_to_change(&graph.config);
             let log = log.context("states can only be replaced while no pool runs on this log")?;
             Some(read_only(log))
         } else {
