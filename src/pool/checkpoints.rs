@@ -59,25 +59,30 @@ impl Checkpointing {
         Self { tasks, settings, started: SystemTime::now() }
     }
 
-    /// Makes one after the other, spread over the interval, the task with the oldest first. Never returns.
+    /// Makes one after the other in turn, spread over the interval, the task with the oldest first. Never returns.
     pub(super) async fn run(self: Arc<Self>) {
         let count = u32::try_from(self.tasks.len()).unwrap_or(u32::MAX);
         if count == 0 || self.settings.every.is_zero() {
             return std::future::pending().await;
         }
+        let turns = self.turns();
         let step = (self.settings.every / count).max(Duration::from_millis(1));
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + step, step);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
+        for index in turns.into_iter().cycle() {
             ticks.tick().await;
             let this = Arc::clone(&self);
             // What fails is logged and counted where it fails.
-            let _ = tokio::task::spawn_blocking(move || {
-                let oldest = this.tasks.iter().min_by_key(|kept| kept.told.lock().newest);
-                oldest.map(|kept| kept.create(this.settings.keep))
-            })
-            .await;
+            let _ = tokio::task::spawn_blocking(move || this.tasks[index].create(this.settings.keep)).await;
         }
+    }
+
+    /// Indices of the tasks, in the order of their turns. The order stays: a task that fails has its next turn after all
+    /// others.
+    fn turns(&self) -> Vec<usize> {
+        let mut turns: Vec<usize> = (0..self.tasks.len()).collect();
+        turns.sort_by_key(|index| self.tasks[*index].told.lock().newest);
+        turns
     }
 
     /// Makes one of `task`, or of every task. Blocks.
@@ -151,5 +156,42 @@ impl Kept {
             tracing::warn!(task = self.task, %error, "old checkpoints could not be removed");
         }
         made
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use sluice_state::{Lineage, MemoryLimits, StateEnv, TableSpec};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_whose_checkpoints_fail_does_not_keep_others_from_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = StateEnv::on_disk(dir.path(), MemoryLimits { cache: 4 << 20, write_buffers: 1 << 20 }).unwrap();
+        let kept = |task: &str| {
+            let lineage = Lineage { task: task.to_owned(), log_uuid: [3; 16], wiring: "input x/0 of 1\n".into() };
+            let tables = env.open(vec![TableSpec::plain("a.rows")], &lineage).unwrap();
+            let checkpointer = env.checkpointer(&tables, task, |_, _, _| Ok(())).unwrap();
+            Kept { task: task.to_owned(), checkpointer, told: Mutex::default() }
+        };
+        let tasks = ["bad", "one", "two"].map(kept).into();
+        // Where the directory with its checkpoints would be.
+        std::fs::create_dir_all(dir.path().join("checkpoints")).unwrap();
+        std::fs::write(dir.path().join("checkpoints/bad"), "a file").unwrap();
+        let settings = Checkpoints { every: Duration::from_millis(3), keep: 2 };
+        let checkpointing = Arc::new(Checkpointing { tasks, settings, started: SystemTime::now() });
+        let running = tokio::spawn(Arc::clone(&checkpointing).run());
+        let done = |told: &Told| told.made + told.failed;
+        let all_had_two = async {
+            while checkpointing.told().any(|(_, told)| done(&told) < 2) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all_had_two).await.unwrap();
+        running.abort();
+        let made: Vec<bool> = checkpointing.told().map(|(_, told)| told.made > 0).collect();
+        assert_eq!(made, [false, true, true]);
     }
 }
