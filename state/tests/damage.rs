@@ -210,13 +210,18 @@ impl Image {
     }
 }
 
+/// Numbers of the seed in `SLUICE_SEED`, else of another one each time; it is printed with a failure.
+fn random() -> fastrand::Rng {
+    let seed =
+        std::env::var("SLUICE_SEED").map_or_else(|_| RandomState::new().hash_one(0), |seed| seed.parse().unwrap());
+    println!("seed {seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
 /// S2: whatever byte of a live state is damaged, the task is told or nothing changes; likewise files cut short or gone.
 #[test]
 fn s2_damage_to_a_live_state_is_detected_or_harmless() {
-    // The seed is printed with a failure.
-    let seed = RandomState::new().hash_one(0);
-    println!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = random();
     let image = image();
     let files = image.files_of(TASK);
     for (file, _) in &files {
@@ -233,9 +238,7 @@ fn s2_damage_to_a_live_state_is_detected_or_harmless() {
 /// S2: whatever byte of a checkpoint is damaged, it is not used: the one before is.
 #[test]
 fn s2_damage_to_a_checkpoint_makes_the_one_before_the_newest() {
-    let seed = RandomState::new().hash_one(0);
-    println!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = random();
     let image = image();
     let files = image.files_of(&format!("checkpoints/{TASK}/00000002"));
     for (file, _) in &files {

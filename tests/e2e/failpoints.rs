@@ -48,7 +48,8 @@ fn p1_an_error_at_any_failpoint_stops_the_pool_and_loses_nothing() {
 
 /// One life for each point, in one pool; then counts.
 fn lives(points: impl Iterator<Item = Point>, action: &str, check: impl Fn(Point, ExitStatus, &str)) {
-    let seed = RandomState::new().hash_one(0);
+    let seed: u64 =
+        std::env::var("SLUICE_SEED").map_or_else(|_| RandomState::new().hash_one(0), |seed| seed.parse().unwrap());
     println!("seed {seed}");
     let node = node();
     let mut pool = pool(&Setup::simulated(&node, 5, DIFFICULTY)).arg("--set=state.checkpoints.every=1s");
