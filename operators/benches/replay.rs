@@ -201,16 +201,18 @@ impl Bench {
         self.graph.plan(&["verify".to_owned()]).unwrap()
     }
 
-    fn env(&self, name: &str) -> StateEnv {
-        StateEnv::on_disk(self.dir.path().join(name), MemoryLimits::default()).unwrap()
-    }
-
     /// The pool's tasks, from where their state is to the end of the shares; the digests of their tables then.
     fn live(&self) -> (Cost, Digests) {
         self.runtime.block_on(async {
             let (before, begun) = (pool::cpu(), Instant::now());
             let (log, options) = (self.log.clone(), RuntimeOptions::default());
-            let start = TopologyRuntime::start(self.plan(), log, self.env("live"), Arc::default(), options);
+            let start = TopologyRuntime::start(
+                self.plan(),
+                log,
+                StateEnv::on_disk(self.dir.path().join("live"), MemoryLimits::default()).unwrap(),
+                Arc::default(),
+                options,
+            );
             let handle = start.await.unwrap();
             let digests = loop {
                 let status = handle.status().await;
@@ -231,7 +233,7 @@ impl Bench {
         let plan = self.plan();
         let replay = Replay {
             log: self.log.clone(),
-            env: self.env("replayed"),
+            env: StateEnv::scratch(self.dir.path().join("replayed"), MemoryLimits::default()).unwrap(),
             externals: Arc::default(),
             network: plan.network.clone(),
             check: Check::Verify,

@@ -47,9 +47,20 @@ impl MemoryLimits {
 pub struct StateEnv(Arc<Place>);
 
 enum Place {
-    Disk { dir: PathBuf, cache: Cache, buffers: WriteBufferManager, rebuild: bool },
+    Disk { dir: PathBuf, cache: Cache, buffers: WriteBufferManager, keep: Keep },
     Memory { states: Mutex<BTreeMap<String, MemoryBackend>> },
     Lent { open: OpenBackend },
+}
+
+/// What states on disk are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// They are gone on with after a crash.
+    Whole,
+    /// As [`Keep::Whole`]; one that is not right is made again.
+    Rebuilt,
+    /// They are made in one go, and anew if that fails.
+    Scratch,
 }
 
 /// Opens the back end of a task's state, given its name and its tables.
@@ -61,7 +72,7 @@ impl StateEnv {
     /// # Errors
     /// If the directory cannot be created.
     pub fn on_disk(dir: impl Into<PathBuf>, limits: MemoryLimits) -> Result<Self, StateError> {
-        Self::disk(dir.into(), limits, false)
+        Self::disk(dir.into(), limits, Keep::Whole)
     }
 
     /// As [`StateEnv::on_disk`], for states that may be damaged or foreign: each is checked row by row when it is
@@ -70,14 +81,23 @@ impl StateEnv {
     /// # Errors
     /// If the directory cannot be created.
     pub fn rebuilding(dir: impl Into<PathBuf>, limits: MemoryLimits) -> Result<Self, StateError> {
-        Self::disk(dir.into(), limits, true)
+        Self::disk(dir.into(), limits, Keep::Rebuilt)
     }
 
-    fn disk(dir: PathBuf, limits: MemoryLimits, rebuild: bool) -> Result<Self, StateError> {
+    /// As [`StateEnv::on_disk`], for states that are made in one go, as a replay makes them: commits are kept in
+    /// memory until [`Tables::sync`] writes them out. Who is killed before leaves an earlier commit.
+    ///
+    /// # Errors
+    /// If the directory cannot be created.
+    pub fn scratch(dir: impl Into<PathBuf>, limits: MemoryLimits) -> Result<Self, StateError> {
+        Self::disk(dir.into(), limits, Keep::Scratch)
+    }
+
+    fn disk(dir: PathBuf, limits: MemoryLimits, keep: Keep) -> Result<Self, StateError> {
         std::fs::create_dir_all(&dir)
             .map_err(|error| StateError::Storage(format!("cannot create {}: {error}", dir.display())))?;
         let (cache, buffers) = limits.shared();
-        Ok(Self(Arc::new(Place::Disk { dir, cache, buffers, rebuild })))
+        Ok(Self(Arc::new(Place::Disk { dir, cache, buffers, keep })))
     }
 
     /// States in memory. They live as long as the environment: a task that is opened again finds its own.
@@ -109,15 +129,16 @@ impl StateEnv {
     /// [`StateError::Storage`] if it cannot be opened.
     pub fn open(&self, specs: Vec<TableSpec>, lineage: &Lineage) -> Result<Tables, StateError> {
         match self.0.as_ref() {
-            Place::Disk { dir, cache, buffers, rebuild } => {
+            Place::Disk { dir, cache, buffers, keep } => {
+                let rebuild = *keep == Keep::Rebuilt;
                 let path = state_directory(dir, &lineage.task);
                 Swap::of(&path).recover()?;
-                let open = || on_disk(&path, &specs, lineage, (cache, buffers));
+                let open = || on_disk(&path, &specs, lineage, (cache, buffers), *keep);
                 if is_occupied(&path) {
-                    let checked = if *rebuild && rocks::is_state(&path) { checked(&path) } else { Ok(()) };
+                    let checked = if rebuild && rocks::is_state(&path) { checked(&path) } else { Ok(()) };
                     match checked.and_then(|()| open()) {
                         Err(error)
-                            if *rebuild && !matches!(error, StateError::Storage(_) | StateError::Newer { .. }) =>
+                            if rebuild && !matches!(error, StateError::Storage(_) | StateError::Newer { .. }) =>
                         {
                             let aside = checkpoint::move_aside(&path)?;
                             tracing::warn!(task = lineage.task, reason = %error, aside = %aside.display(),
@@ -167,9 +188,13 @@ fn on_disk(
     specs: &[TableSpec],
     lineage: &Lineage,
     (cache, buffers): (&Cache, &WriteBufferManager),
+    keep: Keep,
 ) -> Result<Tables, StateError> {
     let place = path.display().to_string();
-    let backend = |path: &Path| RocksBackend::open(path, specs, cache, buffers).map(Box::new);
+    let backend = |path: &Path| {
+        let open = if keep == Keep::Scratch { RocksBackend::open_unlogged } else { RocksBackend::open };
+        open(path, specs, cache, buffers).map(Box::new)
+    };
     match Tables::open(backend(path)?, specs.to_vec(), lineage, &place)? {
         Opened::Ready(tables) => Ok(tables),
         Opened::Older(old, found) => {

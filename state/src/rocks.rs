@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, FlushOptions,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use sluice_rocks::ManifestError;
@@ -20,8 +20,9 @@ use crate::{Backend, Change, Reader, SYSTEM_TABLE};
 const WRITE_BUFFER: usize = 16 << 20;
 /// Least memory that a column family with any row holds: there are many of them, most with few rows.
 const ARENA_BLOCK: usize = 128 << 10;
-/// Largest write-ahead log before column families are flushed.
-const MAX_WAL: u64 = 128 << 20;
+/// Largest write-ahead log before column families are flushed. A start goes through it more than once: where the state
+/// is judged, and where it is opened.
+const MAX_WAL: u64 = 16 << 20;
 const BLOOM_BITS: f64 = 10.0;
 
 /// Committed state of a task in RocksDB.
@@ -31,6 +32,8 @@ const BLOOM_BITS: f64 = 10.0;
 pub struct RocksBackend {
     shared: Arc<Shared>,
     write: WriteOptions,
+    /// Commits go to the write-ahead log.
+    logged: bool,
     /// Commits made so far.
     commits: u64,
     floor: Floor,
@@ -67,14 +70,42 @@ impl RocksBackend {
     /// Opens the state in `path`, or creates it there; all tasks share `cache` and `buffers`.
     ///
     /// # Errors
-    /// [`StateError::Foreign`] if the state there has other tables, [`StateError::Storage`] if it cannot be opened:
-    /// it is locked by another process, damaged, or the disk fails.
+    /// [`StateError::Foreign`] if the state there has other tables, [`StateError::Damaged`] if it is damaged,
+    /// [`StateError::Storage`] if it is locked by another process or the disk fails.
     pub fn open(
         path: &Path,
         specs: &[TableSpec],
         cache: &Cache,
         buffers: &WriteBufferManager,
     ) -> Result<Self, StateError> {
+        Self::open_as(path, specs, cache, buffers, true)
+    }
+
+    /// As [`RocksBackend::open`], with commits in memory only, until [`Backend::sync`] or want of memory writes them out,
+    /// all tables at once: who is killed leaves an earlier commit.
+    ///
+    /// # Errors
+    /// As [`RocksBackend::open`].
+    pub fn open_unlogged(
+        path: &Path,
+        specs: &[TableSpec],
+        cache: &Cache,
+        buffers: &WriteBufferManager,
+    ) -> Result<Self, StateError> {
+        Self::open_as(path, specs, cache, buffers, false)
+    }
+
+    fn open_as(
+        path: &Path,
+        specs: &[TableSpec],
+        cache: &Cache,
+        buffers: &WriteBufferManager,
+        logged: bool,
+    ) -> Result<Self, StateError> {
+        let mut options = db_options(buffers);
+        options.set_atomic_flush(!logged);
+        let mut write = WriteOptions::default();
+        write.disable_wal(!logged);
         let mut names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
         names.push(SYSTEM_TABLE.to_owned());
         let mut system = cf_options(None, cache);
@@ -85,19 +116,22 @@ impl RocksBackend {
             check_files(path)?;
             check_tables(path, &names)?;
         } else {
-            create(path, &names, &table_options, buffers)?;
+            create(path, &names, &table_options, &mut options)?;
         }
-        let db = open_db(path, &names, &table_options, buffers, false)?;
+        let db = open_db(path, &names, &table_options, &options)?;
         let shared = Shared { db, names, path: path.to_owned(), once: false };
         let commits = shared.commits()?;
         let floor = Floor::open(path, commits)?;
-        Ok(Self { shared: Arc::new(shared), write: WriteOptions::default(), commits, floor })
+        Ok(Self { shared: Arc::new(shared), write, logged, commits, floor })
     }
 
     /// Unlinks files that hold nothing but removed rows. The commit that removed them must be durable before: else,
     /// after a loss of power, an older commit would be there without its rows. Should damage to the write-ahead log
     /// bring an older commit back all the same, the floor tells.
     fn drop_files(&mut self, changes: &[Change]) -> Result<(), StateError> {
+        if !self.logged {
+            return Ok(());
+        }
         let mut synced = false;
         for change in changes {
             if let Change::DeleteRange { table, from, to } = change {
@@ -156,19 +190,10 @@ fn cf_options(group_prefix: Option<usize>, cache: &Cache) -> Options {
     options
 }
 
-fn open_db(
-    path: &Path,
-    names: &[String],
-    tables: &[Options],
-    buffers: &WriteBufferManager,
-    create: bool,
-) -> Result<DB, StateError> {
-    let mut options = db_options(buffers);
-    options.create_if_missing(create);
-    options.create_missing_column_families(create);
+fn open_db(path: &Path, names: &[String], tables: &[Options], options: &Options) -> Result<DB, StateError> {
     let families = names.iter().zip(tables).map(|(name, options)| ColumnFamilyDescriptor::new(name, options.clone()));
     let families = families.chain([ColumnFamilyDescriptor::new("default", Options::default())]);
-    DB::open_cf_descriptors(&options, path, families).map_err(|error| failure(path, error))
+    DB::open_cf_descriptors(options, path, families).map_err(|error| failure(path, error))
 }
 
 /// Whether there is a state in `path`, whole or not.
@@ -208,7 +233,7 @@ fn families_to_read(names: &[String]) -> Vec<ColumnFamilyDescriptor> {
 }
 
 /// Creates the database beside its place and moves it there: a crash in between leaves no half of one behind.
-fn create(path: &Path, names: &[String], tables: &[Options], buffers: &WriteBufferManager) -> Result<(), StateError> {
+fn create(path: &Path, names: &[String], tables: &[Options], options: &mut Options) -> Result<(), StateError> {
     let io = |what: &str, error: std::io::Error| StateError::Storage(format!("{what} {}: {error}", path.display()));
     if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(foreign(path, "the directory holds something else than state; empty it or choose another one"));
@@ -220,7 +245,13 @@ fn create(path: &Path, names: &[String], tables: &[Options], buffers: &WriteBuff
         std::fs::remove_dir_all(&building).map_err(|error| io("cannot clear what was left beside", error))?;
     }
     std::fs::create_dir_all(&building).map_err(|error| io("cannot create", error))?;
-    drop(open_db(&building, names, tables, buffers, true)?);
+    let created = |options: &mut Options, create| {
+        options.create_if_missing(create);
+        options.create_missing_column_families(create);
+    };
+    created(options, true);
+    drop(open_db(&building, names, tables, options)?);
+    created(options, false);
     if path.exists() {
         std::fs::remove_dir(path).map_err(|error| io("cannot replace", error))?;
     }
@@ -364,7 +395,13 @@ impl Backend for RocksBackend {
     }
 
     fn sync(&mut self) -> Result<(), StateError> {
-        self.shared.db.flush_wal(true).map_err(|error| self.shared.failure(error))
+        if self.logged {
+            return self.shared.db.flush_wal(true).map_err(|error| self.shared.failure(error));
+        }
+        let names = self.shared.names.iter();
+        let families = names.map(|name| self.shared.named(name)).collect::<Result<Vec<_>, _>>()?;
+        let flushed = self.shared.db.flush_cfs_opt(&families, &FlushOptions::default());
+        flushed.map_err(|error| self.shared.failure(error))
     }
 
     fn reader(&self) -> Arc<dyn Reader> {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::path::Path;
+
 use bytes::Bytes;
 use rocksdb::{Cache, WriteBufferManager};
 use sluice_state::{
@@ -42,12 +44,45 @@ fn on_each(check: impl Fn(Box<dyn Backend>)) {
     check(Box::new(MemoryBackend::new(&specs())));
     let dir = tempfile::tempdir().unwrap();
     check(Box::new(rocks(dir.path())));
+    check(Box::new(rocks_as(&dir.path().join("unlogged"), RocksBackend::open_unlogged)));
 }
 
-fn rocks(dir: &std::path::Path) -> RocksBackend {
+fn rocks(dir: &Path) -> RocksBackend {
+    rocks_as(&dir.join("state"), RocksBackend::open)
+}
+
+fn rocks_as(
+    path: &Path,
+    open: fn(&Path, &[TableSpec], &Cache, &WriteBufferManager) -> Result<RocksBackend, StateError>,
+) -> RocksBackend {
     let cache = Cache::new_lru_cache(1 << 20);
     let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(1 << 20, false, cache.clone());
-    RocksBackend::open(&dir.join("state"), &specs(), &cache, &buffers).unwrap()
+    open(path, &specs(), &cache, &buffers).unwrap()
+}
+
+/// Whoever is killed while it makes a state without a write-ahead log leaves what was written out last, of all tables.
+#[test]
+fn an_unlogged_state_stands_at_what_was_written_out_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let [made, left] = ["made", "left"].map(|name| dir.path().join(name));
+    let mut backend = rocks_as(&made, RocksBackend::open_unlogged);
+    backend.commit(&[put(0, "a", "1"), put(1, "aa1", "1")]).unwrap();
+    backend.sync().unwrap();
+    let range = Change::DeleteRange { table: 1, from: "aa".into(), to: "ab".into() };
+    backend.commit(&[put(0, "a", "2"), range]).unwrap();
+    // The files as they are at this moment.
+    std::fs::create_dir(&left).unwrap();
+    for file in made.read_dir().unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), left.join(file.file_name())).unwrap();
+    }
+    let left = rocks_as(&left, RocksBackend::open);
+    assert_eq!(left.get(0, b"a").unwrap().unwrap(), "1");
+    assert_eq!(left.get(1, b"aa1").unwrap().unwrap(), "1");
+    drop(backend);
+    let made = rocks_as(&made, RocksBackend::open);
+    assert_eq!(made.get(0, b"a").unwrap().unwrap(), "2");
+    assert_eq!(made.get(1, b"aa1").unwrap(), None);
 }
 
 #[test]
@@ -213,11 +248,12 @@ fn meta_is_committed_with_the_rows_and_rolled_back_with_them() {
     });
 }
 
-fn environments() -> (tempfile::TempDir, [StateEnv; 2]) {
+fn environments() -> (tempfile::TempDir, [StateEnv; 3]) {
     let dir = tempfile::tempdir().unwrap();
     let limits = MemoryLimits { cache: 4 << 20, write_buffers: 1 << 20 };
     let disk = StateEnv::on_disk(dir.path(), limits).unwrap();
-    (dir, [disk, StateEnv::in_memory()])
+    let scratch = StateEnv::scratch(dir.path().join("scratch"), limits).unwrap();
+    (dir, [disk, scratch, StateEnv::in_memory()])
 }
 
 #[test]
@@ -272,7 +308,7 @@ fn foreign_state_is_refused_with_the_reason() {
 
 #[test]
 fn a_directory_with_something_else_in_it_is_left_alone() {
-    let (dir, [env, _]) = environments();
+    let (dir, [env, ..]) = environments();
     let place = dir.path().join("shareproc.0");
     std::fs::create_dir(&place).unwrap();
     std::fs::write(place.join("wallet.dat"), "precious").unwrap();
@@ -282,7 +318,7 @@ fn a_directory_with_something_else_in_it_is_left_alone() {
 
 #[test]
 fn a_half_made_state_is_made_again() {
-    let (dir, [env, _]) = environments();
+    let (dir, [env, ..]) = environments();
     std::fs::create_dir(dir.path().join("shareproc.0%new")).unwrap();
     std::fs::write(dir.path().join("shareproc.0%new").join("CURRENT"), "half").unwrap();
     let mut tables = env.open(specs(), &lineage()).unwrap();

@@ -169,7 +169,7 @@ impl Job {
         }
         let replay = Replay {
             log: Arc::clone(&log),
-            env: StateEnv::on_disk(place.dir(), memory(&self.config))?,
+            env: StateEnv::scratch(place.dir(), memory(&self.config))?,
             externals: Arc::new(Externals::default()),
             network: self.plan.network.clone(),
             check: match (self.verify, self.in_place) {
