@@ -10,6 +10,7 @@
 
 mod blocks;
 mod pools;
+mod restart;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ const SCENARIOS: &[Scenario] = &[
     ("idle", "15,000 idle connections", idle),
     ("notify", "a new block to 10,000 idle connections", blocks::notify),
     ("submit", "share line to submitblock", blocks::submit),
+    ("restart", "a start after a kill, with BENCH_SHARES (1,000,000) shares of history", restart::restart),
     ("scale-2000", "20,000 shares/s over 2,000 connections", || scale(2_000)),
     ("scale-6000", "20,000 shares/s over 6,000 connections", || scale(6_000)),
     ("scale-18000", "20,000 shares/s over 18,000 connections", || scale(18_000)),

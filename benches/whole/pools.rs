@@ -116,6 +116,25 @@ impl Pool {
         }
     }
 
+    /// The program itself.
+    pub fn sluice_process(&mut self) -> Result<&mut PoolProcess> {
+        match &mut self.process {
+            Process::Sluice(pool) => Ok(pool),
+            Process::Para(_) => anyhow::bail!("this is para"),
+        }
+    }
+
+    /// Bytes of all states.
+    pub fn states(&mut self) -> Result<u64> {
+        let mut bytes = 0;
+        for state in sluice_state::states_in(&self.sluice_process()?.dir().join("state"))? {
+            for file in state.read_dir()? {
+                bytes += file?.metadata()?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
     fn id(&self) -> Result<u32> {
         match &self.process {
             Process::Sluice(pool) => pool.id().context("the pool does not run"),

@@ -194,19 +194,24 @@ impl Session {
     fn is_off(&self, window: &Window, rules: &Rules) -> Option<u128> {
         let each = match window.total.shares {
             0 => u128::from(self.difficulty),
-            shares => (window.total.sum / u128::from(shares)).max(1),
+            shares => divide(window.total.sum, u128::from(shares)).max(1),
         };
         // In thousandths of a share.
         let came = u128::from(window.total.shares) * 1_000;
-        let expected = expected_milli(rules, window.elapsed).saturating_mul(u128::from(self.measured)) / each;
+        let expected = expected_milli(rules, window.elapsed).saturating_mul(u128::from(self.measured));
+        let expected = divide(expected, each);
         let difference = came.abs_diff(expected);
         let (enough, chance) = if came > expected {
             (came >= u128::from(FIRST) * 1_000, CHANCE_ABOVE)
         } else {
             (expected >= CHANCE_BELOW * 1_000, CHANCE_BELOW)
         };
-        let square = difference.saturating_mul(difference) / expected.max(1);
-        (enough && square > chance * 1_000 && difference.saturating_mul(4) > expected).then_some(square)
+        // Most windows end here, before the last division.
+        if !enough || difference.saturating_mul(4) <= expected {
+            return None;
+        }
+        let square = divide(difference.saturating_mul(difference), expected.max(1));
+        (square > chance * 1_000).then_some(square)
     }
 
     /// The difficulty at which the share rate of a window would be the wanted one.
@@ -311,5 +316,13 @@ fn part<const N: usize>(row: &[u8], at: usize) -> [u8; N] {
 
 /// Thousandths of a share expected in `elapsed` nanoseconds at the wanted rate.
 fn expected_milli(rules: &Rules, elapsed: u64) -> u128 {
-    u128::from(elapsed) * rules.per_minute / 60_000_000
+    divide(u128::from(elapsed) * rules.per_minute, 60_000_000)
+}
+
+/// `of / by`, in 64 bits where they are enough, as nearly always: every share has a dozen such divisions.
+fn divide(of: u128, by: u128) -> u128 {
+    match (u64::try_from(of), u64::try_from(by)) {
+        (Ok(of), Ok(by)) => u128::from(of / by),
+        _ => of / by,
+    }
 }
