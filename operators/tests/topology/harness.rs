@@ -202,7 +202,9 @@ impl<'a> Instance<'a> {
     async fn try_start(&mut self) -> Result<(), StartError> {
         let (plan, log) = (self.graph.plan(&self.only).unwrap(), self.log.clone());
         let (env, externals) = (self.env.clone(), self.externals.clone());
-        let started = TopologyRuntime::start(plan, log, env, externals, RuntimeOptions::default()).await;
+        // What waits for more work is waited for hundreds of times here.
+        let options = RuntimeOptions { linger: Duration::from_millis(1), ..RuntimeOptions::default() };
+        let started = TopologyRuntime::start(plan, log, env, externals, options).await;
         self.handle = Some(started?);
         Ok(())
     }

@@ -38,6 +38,9 @@ impl Default for RuntimeOptions {
     }
 }
 
+/// How long tasks have to end after another one could not start. They have just begun.
+const GIVE_UP: Duration = Duration::from_secs(60);
+
 /// Runs the tasks of a plan, each in a thread of its own.
 pub struct TopologyRuntime;
 
@@ -241,7 +244,10 @@ impl StandbyRuntime {
             tokio::select! {
                 // A task that is gone has failed.
                 _ = owner.wait_for(|owner| *owner) => {}
-                failure = self.threads.failed() => return Err(failure.into()),
+                failure = self.threads.failed() => {
+                    self.threads.give_up().await;
+                    return Err(failure.into());
+                }
             }
         }
         Ok(RuntimeHandle { log, owners: all, threads: self.threads })
@@ -300,7 +306,16 @@ impl Threads {
                 Err(error) => drop(failed.get_or_insert(StartError::Task { task, error })),
             }
         }
-        failed.map_or(Ok(()), Err)
+        let Some(error) = failed else { return Ok(()) };
+        self.give_up().await;
+        Err(error)
+    }
+
+    /// Stops what runs and waits for it: a process that ends meanwhile would take RocksDB away under its hands.
+    async fn give_up(&self) {
+        if let Err(error) = self.stop(GIVE_UP).await {
+            tracing::error!(%error, "not all tasks have ended after one has failed");
+        }
     }
 
     async fn failed(&self) -> TaskFailure {
