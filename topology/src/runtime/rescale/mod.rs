@@ -9,7 +9,7 @@
 //! written depends on the topic and the journal alone: the same records, byte for byte.
 //!
 //! The history in front of a cut warms the state of the new tasks (headers seen, difficulties, clocks). What it makes them
-//! send was sent before, by the tasks of the old generation: the runtime stores nothing of it ([`is_history`]).
+//! send was sent before, by the tasks of the old generation: the runtime stores nothing of it (`is_history`).
 
 mod copy;
 mod journal;
