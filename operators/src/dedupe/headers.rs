@@ -26,7 +26,7 @@ pub(super) struct Headers {
 #[derive(Default)]
 struct Job {
     /// In the order in which they came.
-    rows: Vec<Vec<Hash>>,
+    headers: Vec<Hash>,
     /// Numbers of the headers, by their first bytes.
     numbers: HashTable<u32>,
     /// The first row that has changed since rows were last written.
@@ -49,7 +49,7 @@ impl Headers {
         let number = number.try_into().map(u32::from_be_bytes).map_err(|_| damaged(key))?;
         let (headers, rest) = row.as_chunks::<32>();
         let job = self.jobs.entry(u64::from_be_bytes(*id)).or_default();
-        let in_place = job.rows.len() == number as usize && job.rows.last().is_none_or(|row| row.len() == ROW);
+        let in_place = job.headers.len() == number as usize * ROW;
         if !in_place || !rest.is_empty() || headers.is_empty() || headers.len() > ROW {
             return Err(damaged(row));
         }
@@ -62,7 +62,14 @@ impl Headers {
 
     /// Takes in a header of `job`; false if it was there.
     pub(super) fn accept(&mut self, job: u64, header: Hash) -> Result<bool, OperatorError> {
-        self.jobs.entry(job).or_default().insert(header)
+        match self.jobs.get_mut(&job) {
+            Some(job) => job.insert(header),
+            None => {
+                // A job gets about as many as the one before it.
+                let before = self.jobs.last_key_value().map_or(0, |(_, last)| last.headers.len());
+                self.jobs.entry(job).or_insert(Job::with_capacity(before)).insert(header)
+            }
+        }
     }
 
     /// Forgets the jobs before `live_from`.
@@ -74,7 +81,7 @@ impl Headers {
     pub(super) fn settle(&mut self, table: usize, state: &mut StateView<'_>) -> Result<(), OperatorError> {
         for (id, job) in &mut self.jobs {
             let Some(first) = job.changed.take() else { continue };
-            for (number, row) in job.rows.iter().enumerate().skip(first) {
+            for (number, row) in job.headers.chunks(ROW).enumerate().skip(first) {
                 let mut key = [0; 12];
                 key[..8].copy_from_slice(&id.to_be_bytes());
                 key[8..].copy_from_slice(&(number as u32).to_be_bytes());
@@ -86,22 +93,22 @@ impl Headers {
 }
 
 impl Job {
+    fn with_capacity(headers: usize) -> Self {
+        Self { headers: Vec::with_capacity(headers), numbers: HashTable::with_capacity(headers), changed: None }
+    }
+
     fn insert(&mut self, header: Hash) -> Result<bool, OperatorError> {
-        let rows = &self.rows;
-        let at = |number: u32| rows.get(number as usize / ROW).and_then(|row| row.get(number as usize % ROW));
-        if self.numbers.find(leading(&header), |number| at(*number) == Some(&header)).is_some() {
+        let headers = &self.headers;
+        let known = |number: &u32| headers.get(*number as usize) == Some(&header);
+        if self.numbers.find(leading(&header), known).is_some() {
             return Ok(false);
         }
-        let (count, row) = (self.numbers.len(), self.numbers.len() / ROW);
+        let (count, row) = (headers.len(), headers.len() / ROW);
         let number = u32::try_from(count)
             .map_err(|_| OperatorError::Record("2^32 accepted headers of one job: add partitions".into()))?;
-        self.numbers.insert_unique(leading(&header), number, |number| at(*number).map_or(0, leading));
-        if count.is_multiple_of(ROW) {
-            self.rows.push(Vec::with_capacity(ROW));
-        }
-        if let Some(last) = self.rows.last_mut() {
-            last.push(header);
-        }
+        let again = |number: &u32| headers.get(*number as usize).map_or(0, leading);
+        self.numbers.insert_unique(leading(&header), number, again);
+        self.headers.push(header);
         self.changed.get_or_insert(row);
         Ok(true)
     }

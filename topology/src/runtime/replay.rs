@@ -24,7 +24,7 @@ use super::task::{Surroundings, Task};
 use crate::operator::Externals;
 
 /// Bytes of one read: old records are read once and in order, so it may be much at a time.
-const READ_BYTES: usize = 2 << 20;
+const READ_BYTES: usize = 256 << 10;
 /// Records to process before a commit, about: it costs the same however many there are.
 const COMMIT: u64 = 32_768;
 
