@@ -17,6 +17,8 @@ use sluice_testkit::simnode::SimNode;
 const TOPOLOGY: &str = include_str!("../../topology.yaml");
 /// The lowest difficulty there is, 2^-24: about 256 hashes a share.
 pub const DIFFICULTY: &str = "0.000000059604644775390625";
+/// Where its states are, beside the file.
+pub const STATES: &str = "data/state";
 /// How long operators may need to read what came before: a guard, not a measure.
 const GUARD: Duration = Duration::from_secs(120);
 
@@ -127,7 +129,7 @@ impl Pool {
     /// Bytes of all states.
     pub fn states(&mut self) -> Result<u64> {
         let mut bytes = 0;
-        for state in sluice_state::states_in(&self.sluice_process()?.dir().join("state"))? {
+        for state in sluice_state::states_in(&self.sluice_process()?.dir().join(STATES))? {
             for file in state.read_dir()? {
                 bytes += file?.metadata()?.len();
             }

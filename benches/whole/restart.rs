@@ -7,7 +7,7 @@ use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::stratum::StratumClient;
 use sluice_testkit::swarm::{self, Load, Plan};
 
-use crate::pools::Pool;
+use crate::pools::{Pool, STATES};
 
 /// Shares of the history, unless `BENCH_SHARES` says how many.
 const SHARES: u64 = 1_000_000;
@@ -39,7 +39,7 @@ pub fn restart() -> Result<Vec<String>> {
     process.kill()?;
     let live = Served::again(process, &user)?;
     process.kill()?;
-    for state in sluice_state::states_in(&process.dir().join("state"))? {
+    for state in sluice_state::states_in(&process.dir().join(STATES))? {
         std::fs::remove_dir_all(state)?;
     }
     let restored = Served::again(process, &user)?;
