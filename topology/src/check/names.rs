@@ -19,8 +19,17 @@ pub(crate) fn check(wiring: &Wiring<'_>, problems: &mut Problems) {
     let tables = wiring.decl.tables.iter().map(|it| (&it.name, it.was.as_ref()));
     renamed(&tables.collect::<Vec<_>>(), "table", problems);
     let topics = wiring.decl.topics.iter().map(|topic| (topic.log_name().to_string(), topic.name.span));
+    reserved(wiring, problems);
     collisions(topics, hash32, "topics", problems);
     collisions(task_names(wiring).into_iter(), hash64, "tasks", problems);
+}
+
+/// Names of the runtime's own topics (operators' names have no dots).
+fn reserved(wiring: &Wiring<'_>, problems: &mut Problems) {
+    for topic in wiring.decl.topics.iter().filter(|topic| topic.name.value.starts_with("sluice.")) {
+        let message = format!("topic `{}` has a name that is kept for Sluice's own records", topic.name.value);
+        problems.add("name.reserved", topic.name.span, message, "choose one that does not begin with `sluice.`");
+    }
 }
 
 /// A setting called `id` is unique among the instances of a kind: extranonces are made of it.

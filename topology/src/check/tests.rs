@@ -405,6 +405,14 @@ fn an_identity_has_one_owner() {
 }
 
 #[test]
+fn p1_what_the_runtime_writes_has_names_of_its_own() {
+    // (A name with a dot is a mistake for an operator anyway.)
+    let topic = ("block.outcomes:", "sluice.redriven: {}\n  block.outcomes:");
+    let found = after(&[topic]);
+    assert!(found.iter().any(|problem| problem.ends_with(" name.reserved")), "{found:?}");
+}
+
+#[test]
 fn what_may_be_needed_again_is_kept() {
     let short = ("retention: 30d }\n  share.checked", "retention: 12h }\n  share.checked");
     expect(&[short], &[("retention.outage", "retention: ^12h")]);
