@@ -45,7 +45,7 @@ pub struct GatewayIo {
     pub shares: String,
     /// Topic of block candidates; one partition.
     pub candidates: String,
-    /// Epoch of this start: see [`sluice_topology::runtime::source_epoch`].
+    /// Epoch of this start: see [`sluice_topology::runtime::Owners::claim_source`].
     pub epoch: Epoch,
 }
 

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use sluice_log::{LogFollower, SharedLog};
+use sluice_log::{LogFollower, SharedLog, new_uuid};
 use sluice_proto::Offset;
+use sluice_topology::runtime::Owners;
 use sluice_topology::runtime::letters::{FoundLetter, REDRIVE_SOURCE, dead_letters, redrive};
-use sluice_topology::runtime::source_epoch;
 
 use crate::cli::{Common, FileArgs};
 use crate::pool::open_log_to_change;
@@ -99,7 +99,9 @@ async fn redrive_chosen(log: &SharedLog, state_dir: &Path, chosen: Option<&[u64]
     });
     let count = letters.len();
     if count > 0 {
-        redrive(log, source_epoch(state_dir, REDRIVE_SOURCE)?, letters).await?;
+        let owners = Owners::new(log.clone(), new_uuid());
+        let epoch = owners.claim_source(REDRIVE_SOURCE, state_dir).await?;
+        redrive(log, epoch, letters).await?;
     }
     Ok(count)
 }

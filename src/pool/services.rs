@@ -9,8 +9,7 @@ use sluice_gateway::{Gateway, GatewayConfig, GatewayIo};
 use sluice_jobmanager::{JobManager, JobManagerConfig, JobManagerIo, NodeConfig};
 use sluice_log::SharedLog;
 use sluice_mining::payout_script;
-use sluice_proto::Epoch;
-use sluice_topology::runtime::{Owners, source_epoch};
+use sluice_topology::runtime::Owners;
 use sluice_topology::{Config, Graph, Node};
 
 /// How long a service may take to stop.
@@ -100,13 +99,6 @@ pub(super) fn node_configs(config: &Config) -> anyhow::Result<Vec<NodeConfig>> {
     nodes.collect()
 }
 
-/// The next epoch of a service: above the one that its state directory holds, and above all that were claimed in the log.
-async fn epoch(graph: &Graph, node: &Node, owners: &Owners) -> anyhow::Result<Epoch> {
-    let next = source_epoch(&graph.config.state.dir, &node.identity)?;
-    let before = Epoch::new(next.get().saturating_sub(1));
-    Ok(owners.claim(&node.identity, before).await?)
-}
-
 async fn jobmanager(
     graph: &Graph,
     node: &Node,
@@ -140,7 +132,7 @@ async fn jobmanager(
         producer: node.identity.clone(),
         jobs: output(node, "jobs")?,
         templates: output(node, "templates")?,
-        epoch: epoch(graph, node, owners).await?,
+        epoch: owners.claim_source(&node.identity, &graph.config.state.dir).await?,
         owners: Arc::clone(owners),
     };
     Ok(JobManager::start(config, io).await?)
@@ -155,7 +147,7 @@ async fn gateway(graph: &Graph, node: &Node, log: &SharedLog, owners: &Owners) -
         targets: node.input("targets").map(ToString::to_string),
         shares: output(node, "shares")?,
         candidates: output(node, "candidates")?,
-        epoch: epoch(graph, node, owners).await?,
+        epoch: owners.claim_source(&node.identity, &graph.config.state.dir).await?,
     };
     Ok(Gateway::start(config, io).await?)
 }

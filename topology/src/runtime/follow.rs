@@ -402,6 +402,11 @@ impl Follower {
                 recorded.watermarks.fence(fence);
             }
             let (Some((input, mark)), Some(from)) = (own, &head.from) else { continue };
+            // Void, though its fence lies before the reader's beginning.
+            let replaced = recorded.last[input].is_some_and(|last| mark.epoch < last.epoch);
+            if replaced && recorded.watermarks.is_mid_stream() {
+                continue;
+            }
             let admission = recorded.watermarks.admit(from).map_err(|error| ReadError::Lane {
                 partition: recorded.partition.clone(),
                 offset: record.offset,

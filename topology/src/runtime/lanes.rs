@@ -157,6 +157,18 @@ pub(crate) struct Changes {
     pub(crate) forgotten: BTreeSet<u64>,
     /// Marks of sources as they were stored when all epochs were one lane.
     pub(crate) outdated: BTreeSet<Lane>,
+    /// The one of `marks` that was put there last.
+    newest: Option<Lane>,
+}
+
+impl Changes {
+    /// The mark of `lane` has moved: it was most likely the last one that did.
+    fn mark(&mut self, lane: Lane) {
+        if self.newest != Some(lane) {
+            self.marks.insert(lane);
+            self.newest = Some(lane);
+        }
+    }
 }
 
 impl Watermarks {
@@ -165,9 +177,9 @@ impl Watermarks {
         Self::default()
     }
 
-    /// For a reader that begins anywhere: the first record it sees of a lane is taken as it is. The fences before it are
-    /// not known to it, so it takes a source's record for void that is of a lower epoch than one it has seen. So only
-    /// topics are read from the middle whose sources fence, as all do but gateways.
+    /// For a reader that begins anywhere: the first record it sees of a lane, or of a lane in a later epoch, is taken as it
+    /// is. The fences before it are not known to it, so it takes a record for void that is of a lower epoch than one it
+    /// has seen of the task. So only topics are read from the middle whose sources fence, as all do but gateways.
     pub fn mid_stream() -> Self {
         Self { mid_stream: true, ..Self::default() }
     }
@@ -194,14 +206,31 @@ impl Watermarks {
         if self.fences.get(&lane.task).is_some_and(|fence| mark.epoch < *fence) {
             return Ok(Admission::Void);
         }
-        let last = self.marks.get(&lane).copied();
+        let last = match self.marks.get_mut(&lane) {
+            // The next one of the same owner, as nearly all are.
+            Some(last) if last.epoch == mark.epoch && from.predecessor() == Some(last.position) => {
+                if mark.position <= last.position {
+                    return Ok(Admission::Repeated);
+                }
+                *last = mark;
+                self.changes.mark(lane);
+                return Ok(Admission::New);
+            }
+            last => last.map(|last| *last),
+        };
+        // Whose fence lies before the reader's beginning: what was seen of earlier epochs may have been void.
+        let unfenced = self.mid_stream && self.fences.get(&lane.task).is_none_or(|fence| mark.epoch > *fence);
         if last.is_some_and(|last| mark.position <= last.position) {
+            if unfenced {
+                self.void_below(lane.task, mark.epoch);
+            }
             return Ok(Admission::Repeated);
         }
         if last.is_none() && lane.is_source() && self.is_forgotten(lane) {
             return Ok(Admission::Forgotten);
         }
-        if !self.follows(lane, mark.epoch, from.predecessor(), last) && !self.is_forgiven(lane) {
+        let before = last.filter(|last| !unfenced || last.epoch >= mark.epoch);
+        if !self.follows(lane, from.predecessor(), before, unfenced) && !self.is_forgiven(lane) {
             return Err(LaneError::Broken {
                 task: lane.task,
                 epoch: mark.epoch,
@@ -211,24 +240,22 @@ impl Watermarks {
             });
         }
         self.marks.insert(lane, mark);
-        self.changes.marks.insert(lane);
+        self.changes.mark(lane);
         if last.is_none() && lane.is_source() {
             self.forget_oldest(lane.task);
-            if self.mid_stream {
-                self.void_below(lane.task, mark.epoch);
-            }
+        }
+        if unfenced {
+            self.void_below(lane.task, mark.epoch);
         }
         Ok(Admission::New)
     }
 
-    fn follows(&self, lane: Lane, epoch: Epoch, names: Option<Position>, last: Option<Mark>) -> bool {
+    /// Whether a record that names this predecessor comes next behind `last`. Behind a fence that was seen, a source
+    /// begins with its first record.
+    fn follows(&self, lane: Lane, names: Option<Position>, last: Option<Mark>, unfenced: bool) -> bool {
         match last {
-            // An epoch of a source begins behind its fence: if that was seen, so was the beginning.
-            None if self.mid_stream && lane.is_source() => {
-                names.is_none() || self.fences.get(&lane.task).is_none_or(|fence| epoch > *fence)
-            }
-            None => names.is_none() || self.mid_stream,
             Some(last) => names == Some(last.position),
+            None => names.is_none() || unfenced || (self.mid_stream && !lane.is_source()),
         }
     }
 
@@ -436,6 +463,26 @@ mod tests {
         assert_eq!(marks.admit(&old[4]), Ok(Admission::Void));
         marks.fence(&Fence { task: SOURCE, epoch: 6, ..Fence::default() });
         assert!(marks.admit(&sent(6, 2)[1]).is_err(), "behind its fence it begins with its first");
+    }
+
+    /// What an owner that was replaced wrote behind the fence, and the reader's beginning lies between: it neither stops
+    /// the reader at what the new owner wrote, nor counts beside it.
+    #[test]
+    fn s1_a_reader_from_the_middle_goes_on_with_the_newest_owner_of_a_task() {
+        let mut marks = Watermarks::mid_stream();
+        let made = outputs(&[1; 8], &mut LaneTail::default(), 1);
+        let of = |epoch: u32, number: usize| Coordinates { epoch, ..made[number] };
+        assert_eq!(marks.admit(&of(1, 2)), Ok(Admission::New), "nothing tells that it is void");
+        assert_eq!(marks.admit(&of(2, 4)), Ok(Admission::New), "what is before it lies before the reader's beginning");
+        assert_eq!(marks.admit(&of(1, 5)), Ok(Admission::Void));
+        assert_eq!(marks.admit(&of(2, 5)), Ok(Admission::New));
+        assert!(marks.admit(&of(2, 7)).is_err(), "one is missing");
+        let mut marks = Watermarks::mid_stream();
+        assert_eq!(marks.admit(&of(1, 5)), Ok(Admission::New));
+        assert_eq!(marks.admit(&of(2, 4)), Ok(Admission::Repeated));
+        assert_eq!(marks.admit(&of(1, 6)), Ok(Admission::Void));
+        assert_eq!(marks.admit(&of(2, 5)), Ok(Admission::Repeated));
+        assert_eq!(marks.admit(&of(2, 6)), Ok(Admission::New));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod reader;
 pub mod replay;
 pub mod rescale;
 mod single;
+mod source_epoch;
 mod status;
 mod task;
 #[cfg(test)]
@@ -42,7 +43,7 @@ pub use order::ORDER_TOPIC;
 pub use owners::{OWNERS_TOPIC, OwnerError, Owners};
 pub use persist::describe;
 pub use plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
-pub use producer::{EpochError, Producer, Writer, source_epoch};
+pub use producer::{Producer, Writer};
 pub use reader::{ReadError, TopicReader};
 pub use single::{run_task, topics_of};
 pub use status::{InputStatus, OperatorStatus, TaskState, TaskStatus};

@@ -10,6 +10,7 @@
 //! before the fences of whoever comes after it: what it commits then has been read.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use sluice_proto::v1::{Coordinates, Envelope, Fence};
 use sluice_proto::{Body, Epoch, EventTime, Offset, RecordKind, decode, encode, hash64};
 
 use super::reader::{READ_BYTES, ReadError};
+use super::source_epoch::{EpochError, before_claims};
 
 /// The topic of claims: one partition, kept for ever. An entry takes about 70 bytes; 100,000 of them are read in
 /// about 0.15 s, once a process.
@@ -60,6 +62,9 @@ pub enum OwnerError {
         /// What the log said.
         error: LogError,
     },
+    /// The epoch that an earlier program kept cannot be read.
+    #[error(transparent)]
+    Kept(#[from] EpochError),
     /// The task has used up the last epoch.
     #[error("{task} has no epoch left above {last}: give it another name")]
     Exhausted {
@@ -149,6 +154,17 @@ impl Owners {
             }
             tracing::info!(task = name, %epoch, "another process has claimed this epoch first");
         }
+    }
+
+    /// As [`Owners::claim`], for a service. Where the log has no claim of it, the epoch is above the one that an earlier
+    /// program kept in `state_dir`.
+    ///
+    /// # Errors
+    /// As [`Owners::claim`], and if what is kept there cannot be read.
+    pub async fn claim_source(&self, name: &str, state_dir: &Path) -> Result<Epoch, OwnerError> {
+        self.open().await?;
+        let last = if self.newest(hash64(name)).is_some() { Epoch::default() } else { before_claims(state_dir, name)? };
+        self.claim(name, last).await
     }
 
     /// No claim of the task between the offsets `from` and `at` has this epoch, or a later one.
