@@ -13,9 +13,10 @@ use sluice_log::{Log, Partition};
 use sluice_mining::Chain;
 use sluice_mining::node::{BlockNodes, ChainStatus, SentBlock};
 use sluice_proto::v1::{Coordinates, Envelope, Job};
-use sluice_proto::{Body, EventTime};
+use sluice_proto::{Body, Epoch, EventTime};
 use sluice_testkit::simnode::{EVERY_METHOD, Refusal};
 use sluice_testkit::work::solve_block;
+use sluice_topology::runtime::Owners;
 use support::{GUARD, NEVER, Reader, bytes, config, log, node, relay, sim, start, status_until, until_heard};
 
 fn ready(manager: &JobManager, name: &str) -> bool {
@@ -289,6 +290,40 @@ async fn records_carry_the_coordinates_of_their_start() {
             assert_eq!((from.source_offset, from.prev_offset), (number, number - 1));
         }
     }
+}
+
+/// A process that was paused while another one took over wakes up: it writes no job any more. What it had on its way does
+/// not count for the one after.
+#[tokio::test(flavor = "multi_thread")]
+async fn s1_a_jobmanager_that_was_replaced_writes_no_job() {
+    let (node, log) = (node(0), log().await);
+    let settings = config(Chain::Regtest, vec![sim("a", &node)]);
+    let claim = || async { Owners::new(log.clone(), [9; 16]).claim("jobmanager", Epoch::default()).await.unwrap() };
+    let old = claim().await;
+    let replaced = start(&log, settings.clone(), old.get()).await;
+    let mut reader = Reader::new(&log);
+    let first = reader.job().await;
+    let new = claim().await;
+    node.mine(1).unwrap();
+    let cause = tokio::time::timeout(GUARD, replaced.failed()).await.expect("it goes on");
+    assert!(cause.contains("jobmanager") && cause.contains(&new.to_string()), "{cause}");
+    assert!(!reader.has_job().await, "a job of who was replaced");
+
+    let manager = start(&log, settings.clone(), new.get()).await;
+    let second = reader.job().await;
+    assert!(second.job_id > first.job_id && second.height == 2);
+    manager.stop();
+    // It was written, but not yet in the log.
+    let ahead = Job { job_id: second.job_id + 86_400_000, prev_hash: first.prev_hash.clone(), ..second.clone() };
+    let task = sluice_proto::hash64("jobmanager");
+    let from = Coordinates { task, epoch: old.get(), source_offset: 2, prev_offset: 1, ..Coordinates::default() };
+    let late = sluice_proto::encode(&Envelope::new(EventTime::now(), from, Body::Job(ahead.clone())));
+    log.append(&Partition::new("mining.jobs", 0), vec![late]).await.unwrap();
+    assert_eq!(reader.job().await, ahead);
+    let _manager = start(&log, settings, claim().await.get()).await;
+    let third = reader.job().await;
+    assert!(third.job_id > second.job_id && third.job_id < ahead.job_id, "ids go on behind what counts");
+    assert!(!third.clean, "of the same tip as the last one that counts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,9 @@ use super::plan::{StoredInput, TaskSpec};
 use super::task::Surroundings;
 use crate::operator::Key;
 
+/// Records of a batch share memory, this many bytes at a time. (Where the first piece has none, each record gets its own.)
+const PIECE: usize = 64 << 10;
+
 /// Which lanes a task writes on.
 pub(crate) enum Lanes {
     /// One for each input: a record has the position of what it was made from.
@@ -84,7 +87,8 @@ impl Past {
 
 impl Outbox {
     fn new(log: SharedLog, lanes: Lanes, follower: Option<Follower>) -> Self {
-        Self { log, epoch: Epoch::default(), lanes, topics: Vec::new(), buffer: BytesMut::new(), follower, appended: 0 }
+        let (epoch, buffer) = (Epoch::default(), BytesMut::with_capacity(PIECE));
+        Self { log, epoch, lanes, topics: Vec::new(), buffer, follower, appended: 0 }
     }
 
     /// The outbox of a task with this hash on its lanes.
