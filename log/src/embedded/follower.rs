@@ -1,6 +1,6 @@
 //! Reading a log that another process writes, without stopping it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,14 +10,17 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
-use sluice_proto::Offset;
+use sluice_proto::{Offset, hash64};
 
 use super::EmbeddedOptions;
+use super::mark::Marked;
 use super::store::Store;
 use crate::{Bounds, Log, LogError, Partition, Record, TopicInfo, TopicSpec};
 
 /// How often it looks for new records while a reader waits, and at most while readers do not.
 const LOOK: Duration = Duration::from_millis(20);
+/// How long the records that are marked may be on their way from one file of the writer to another.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A log that another process may be writing, to be read only: for `sluice tap` and the like.
 ///
@@ -40,17 +43,43 @@ impl LogFollower {
     /// Opens the log in `dir`.
     ///
     /// # Errors
-    /// [`LogError::Storage`] if there is none, [`LogError::Corrupt`] if it is damaged or of another program.
+    /// [`LogError::Storage`] if there is none, [`LogError::Corrupt`] if it is damaged, has lost records that were
+    /// acknowledged, or is of another program.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Arc<Self>, LogError> {
-        let scratch = Scratch::new()?;
+        let (dir, scratch) = (dir.into(), Scratch::new()?);
+        // Before the log is opened: what is in it then has at least what was marked.
+        let marked = Marked::read(&dir);
         let store = Store::open_secondary(&EmbeddedOptions::new(dir), &scratch.0)?;
-        let topics = store.topics()?;
+        let topics = topics_as_marked(&store, &marked)?;
         let mut genesis = HashMap::new();
         for partition in topics.iter().flat_map(TopicInfo::all) {
             genesis.insert(partition.clone(), store.genesis(&partition)?);
         }
         let reader = Reader { store, genesis, looked: Mutex::new(None), _scratch: scratch };
         Ok(Arc::new(Self { reader: Arc::new(reader), topics }))
+    }
+}
+
+/// All topics, once their partitions end where they are marked to.
+///
+/// # Errors
+/// [`LogError::Corrupt`] if they do not even after a while, in which the writer may have moved records to another file.
+fn topics_as_marked(store: &Store, marked: &Marked) -> Result<Vec<TopicInfo>, LogError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (topics, mut ends) = (store.topics()?, BTreeMap::new());
+        for partition in topics.iter().flat_map(TopicInfo::all) {
+            let next = store.head(&partition)?.next;
+            ends.insert(hash64(&partition.to_string()), (partition, next));
+        }
+        match marked.check(store.dir(), &ends) {
+            Ok(()) => return Ok(topics),
+            Err(error) if Instant::now() >= until => return Err(error),
+            Err(_) => {
+                std::thread::sleep(LOOK);
+                store.catch_up()?;
+            }
+        }
     }
 }
 

@@ -16,11 +16,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
+
+use crate::{LogError, Partition};
 
 /// Name of the file in the log's directory.
 pub(super) const FILE: &str = "durable.mark";
 
 const HEAD: usize = 16;
+/// How often a mark is looked at that is not one.
+const LOOKS: u32 = 8;
 
 /// What a log had acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,9 +37,17 @@ pub(super) struct Marked {
 }
 
 impl Marked {
-    /// The mark in `dir`; one of nothing if there is none. Two equal copies, or it is not taken for one.
+    /// The mark in `dir`; one of nothing if there is none. Two equal copies, or it is not taken for one; whoever writes it may
+    /// be between the two, so it is looked at more than once.
     pub(super) fn read(dir: &Path) -> Self {
         let file = dir.join(FILE);
+        for _ in 1..LOOKS {
+            match std::fs::read(&file).map(|bytes| Self::decode(&bytes)) {
+                Ok(Some(marked)) => return marked,
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Err(_) => break,
+            }
+        }
         let bytes = match std::fs::read(&file) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
@@ -57,8 +70,27 @@ impl Marked {
             let (name, next) = head.split_at(HEAD / 2);
             Some((u64::from_le_bytes(name.try_into().ok()?), u64::from_le_bytes(next.try_into().ok()?)))
         };
-        let heads = heads.iter().map(head).collect::<Option<_>>()?;
-        (one == other).then(|| Self { sequence: u64::from_le_bytes(*sequence), heads })
+        let heads: BTreeMap<u64, u64> = heads.iter().map(head).collect::<Option<_>>()?;
+        let sequence = u64::from_le_bytes(*sequence);
+        // After a loss of power some file systems leave zeros in the place of what was never synced.
+        let zeros = sequence == 0 && !heads.is_empty();
+        (one == other && !zeros).then_some(Self { sequence, heads })
+    }
+
+    /// An error if a partition of the log in `dir`, by the hash of its name, ends before the place where it had ended.
+    pub(super) fn check(&self, dir: &Path, ends: &BTreeMap<u64, (Partition, u64)>) -> Result<(), LogError> {
+        for (name, marked) in &self.heads {
+            let what = match ends.get(name) {
+                Some((_, next)) if next >= marked => continue,
+                Some((partition, next)) => {
+                    format!("{partition} ends before offset {next}, and had ended before {marked}")
+                }
+                // Its records are there; what says that it belongs to a topic is not.
+                None => format!("the topic of a partition that had ended before offset {marked} is missing"),
+            };
+            return Err(super::store::lost(dir, &what));
+        }
+        Ok(())
     }
 
     fn encode(&self, into: &mut Vec<u8>) {
@@ -144,6 +176,7 @@ mod tests {
             assert_eq!(Marked::decode(&flipped), None);
             assert_eq!(Marked::decode(&whole[..at]), None);
         }
+        assert_eq!(Marked::decode(&vec![0; whole.len()]), None, "what a loss of power may leave");
         std::fs::write(dir.path().join(FILE), &whole[1..]).unwrap();
         assert_eq!(Marked::read(dir.path()), Marked::default());
     }

@@ -188,17 +188,9 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 /// Refuses a log with a partition that has recovered less than it had acknowledged; what is marked from now on.
 fn check_mark(store: &Store, slots: &HashMap<Partition, Arc<Slot>>) -> Result<Marked, LogError> {
-    let ends = slots.values().map(|slot| (slot.name_hash, (slot.partition(), slot.head.lock().next)));
-    let ends: BTreeMap<u64, (&Partition, u64)> = ends.collect();
-    for (name, marked) in Marked::read(store.dir()).heads {
-        let what = match ends.get(&name) {
-            Some((_, next)) if *next >= marked => continue,
-            Some((partition, next)) => format!("{partition} ends before offset {next}, and had ended before {marked}"),
-            // Its records are there; what says that it belongs to a topic is not.
-            None => format!("the topic of a partition that had ended before offset {marked} is missing"),
-        };
-        return Err(store::lost(store.dir(), &what));
-    }
+    let end = |slot: &Arc<Slot>| (slot.name_hash, (slot.partition().clone(), slot.head.lock().next));
+    let ends: BTreeMap<u64, (Partition, u64)> = slots.values().map(end).collect();
+    Marked::read(store.dir()).check(store.dir(), &ends)?;
     let heads = ends.iter().map(|(name, (_, next))| (*name, *next)).collect();
     Ok(Marked { sequence: store.sequence(), heads })
 }

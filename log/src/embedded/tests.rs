@@ -280,6 +280,37 @@ async fn a_follower_reads_beside_the_writer() {
     assert!(matches!(follower.trim(&of, Offset::ZERO).await, Err(LogError::ReadOnly)));
 }
 
+/// Damage to the write-ahead log ends what RocksDB reads of it: who replays the log beside the pool must not take that for
+/// its end.
+#[tokio::test]
+async fn p1_a_follower_refuses_a_log_that_has_lost_records() {
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = open(dir.path());
+    let of = topic(&*log, "t", Retention::default()).await;
+    for round in 0..10 {
+        log.append(&of, records(round * 10, 10, 1_000)).await.unwrap();
+    }
+    for file in dir.path().read_dir().unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+    }
+    assert_eq!(LogFollower::open(copy.path()).unwrap().bounds(&of).await.unwrap().next, Offset::new(101));
+    let newest = copy.path().read_dir().unwrap().map(|file| file.unwrap().path());
+    let newest = newest.filter(|file| file.extension().is_some_and(|it| it == "log")).max().unwrap();
+    let whole = std::fs::read(&newest).unwrap();
+    for at in (0..whole.len()).step_by(whole.len() / 6) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        for damaged in [&flipped[..], &whole[..at]] {
+            std::fs::write(&newest, damaged).unwrap();
+            match LogFollower::open(copy.path()) {
+                Err(LogError::Corrupt(_)) => {}
+                Err(error) => panic!("{at}: {error}"),
+                Ok(log) => assert_eq!(log.bounds(&of).await.unwrap().next, Offset::new(101), "{at}"),
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn counters_count() {
     let dir = tempfile::tempdir().unwrap();
