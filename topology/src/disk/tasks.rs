@@ -209,9 +209,11 @@ pub(super) fn orphans(tasks: &[TaskSpec], state_dir: &Path) -> Vec<Orphan> {
     let names = states.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).filter(|name| !is_own(name));
     let mut found: Vec<Orphan> = names
         .map(|path| {
-            let earlier = tasks.iter().any(|task| group(&task.name) == group(&path));
+            // A directory is called as its task, with `@` written out.
+            let name = path.replace("%40", "@");
+            let earlier = tasks.iter().any(|task| group(&task.name) == group(&name));
             let what = if earlier {
-                "the state of a task of an earlier generation; remove it when you no longer need it".to_owned()
+                "the state of a task of another generation; remove it when you no longer need it".to_owned()
             } else {
                 format!(
                     "the state of a task that the file does not have. If an operator was renamed, give the new one `was:`; \

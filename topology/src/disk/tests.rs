@@ -185,15 +185,20 @@ fn another_wiring_is_made_again_if_it_is_told_so() {
 
 #[test]
 fn a_generation_that_is_not_made_is_refused() {
-    let disk = Disk::new();
-    let judgement =
-        disk.judge(&changed(&[("partitions: 8, retention: 30d", "partitions: 4, generation: 2, retention: 30d")]));
+    let (disk, verify) = (Disk::new(), plan_of(GOOD).tasks.into_iter().find(|task| task.name == "verify.7").unwrap());
+    let next = changed(&[("partitions: 8, retention: 30d", "partitions: 4, generation: 2, retention: 30d")]);
+    let judgement = disk.judge(&next);
     assert!(judgement.unfinished.as_ref().is_some_and(|why| why.contains("sluice rescale")), "{judgement}");
     assert!(!judgement.is_safe(true) && judgement.to_string().contains("refused: "), "{judgement}");
     assert_eq!(topic(&judgement, "share.submissions"), &TopicStanding::Earlier);
     assert_eq!(topic(&judgement, "share.submissions.g2"), &TopicStanding::New);
-    let orphan = judgement.orphans.iter().find(|orphan| orphan.path == "verify.7").unwrap();
-    assert!(orphan.what.contains("an earlier generation"), "{}", orphan.what);
+    let of_generation = |generation: u32| TaskSpec { name: format!("verify@{generation}.7"), ..verify.clone() };
+    drop(disk.state(&of_generation(3), state_tables(&verify)));
+    let judgement = disk.judge(&next);
+    for path in ["verify.7", "verify%403.7"] {
+        let orphan = judgement.orphans.iter().find(|orphan| orphan.path == path).unwrap();
+        assert!(orphan.what.contains("generation"), "{}", orphan.what);
+    }
 }
 
 #[test]
