@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
-use sluice_proto::{Offset, hash64};
+use sluice_proto::Offset;
 
 use super::EmbeddedOptions;
 use super::mark::Marked;
@@ -70,7 +70,7 @@ fn topics_as_marked(store: &Store, marked: &Marked) -> Result<Vec<TopicInfo>, Lo
         let (topics, mut ends) = (store.topics()?, BTreeMap::new());
         for partition in topics.iter().flat_map(TopicInfo::all) {
             let next = store.head(&partition)?.next;
-            ends.insert(hash64(&partition.to_string()), (partition, next));
+            ends.insert(Marked::name(&partition), (partition, next));
         }
         match marked.check(store.dir(), &ends) {
             Ok(()) => return Ok(topics),

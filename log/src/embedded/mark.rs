@@ -18,6 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
+use sluice_proto::hash64;
+
 use crate::{LogError, Partition};
 
 /// Name of the file in the log's directory.
@@ -41,25 +43,24 @@ impl Marked {
     /// be between the two, so it is looked at more than once.
     pub(super) fn read(dir: &Path) -> Self {
         let file = dir.join(FILE);
-        for _ in 1..LOOKS {
+        for _ in 0..LOOKS {
             match std::fs::read(&file).map(|bytes| Self::decode(&bytes)) {
                 Ok(Some(marked)) => return marked,
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
-                Err(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
+                Err(error) => {
+                    tracing::warn!(file = %file.display(), %error, "the durable mark cannot be read; damage may go unseen");
+                    return Self::default();
+                }
             }
         }
-        let bytes = match std::fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
-            Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "the durable mark cannot be read; damage may go unseen");
-                return Self::default();
-            }
-        };
-        Self::decode(&bytes).unwrap_or_else(|| {
-            tracing::warn!(file = %file.display(), "the durable mark is damaged; other damage to the log may go unseen");
-            Self::default()
-        })
+        tracing::warn!(file = %file.display(), "the durable mark is damaged; other damage to the log may go unseen");
+        Self::default()
+    }
+
+    /// What stands for a partition in a mark: the hash of its name.
+    pub(super) fn name(partition: &Partition) -> u64 {
+        hash64(&partition.to_string())
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {

@@ -1,8 +1,8 @@
 //! A partition of the open log.
 
 use parking_lot::Mutex;
-use sluice_proto::hash64;
 
+use super::mark::Marked;
 use super::store::Found;
 use crate::Partition;
 use crate::chunk::Head;
@@ -25,7 +25,7 @@ impl Slot {
     /// The slot of a partition as it was found, with at most `tail_bytes` of it in memory.
     pub(super) fn new(found: Found, tail_bytes: usize) -> Self {
         let Found { partition, genesis, start, head } = found;
-        let name_hash = hash64(&partition.to_string());
+        let name_hash = Marked::name(&partition);
         let tail = Tail::new(partition, genesis, start, head.next, tail_bytes);
         Self { head: Mutex::new(head), tail, name_hash, trimming: Mutex::new(()) }
     }

@@ -197,7 +197,7 @@ fn a_generation_that_is_not_made_is_refused() {
     let judgement = disk.judge(&next);
     for path in ["verify.7", "verify%403.7"] {
         let orphan = judgement.orphans.iter().find(|orphan| orphan.path == path).unwrap();
-        assert!(orphan.what.contains("generation"), "{}", orphan.what);
+        assert!(orphan.what.contains("of a task of another generation"), "{}", orphan.what);
     }
 }
 

@@ -16,24 +16,11 @@ use super::reader::{Gate, READ_BYTES, ReadError, TopicReader};
 /// Reads that may wait for their turn: one is worked on, the others are ahead. A reader does not ask for more.
 const PREFETCH: usize = 2;
 
-/// How a partition is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reads {
-    /// Most bytes of records that one read asks for.
-    pub(crate) bytes: usize,
-    /// How long one read waits for records.
-    pub(crate) wait: Duration,
-}
-
-impl Default for Reads {
-    fn default() -> Self {
-        Self { bytes: READ_BYTES, wait: Duration::from_secs(1) }
-    }
-}
+/// How long one read waits for records.
+const WAIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Feed {
     log: SharedLog,
-    reads: Reads,
     pub(crate) gate: Gate,
     /// Offset of the next record to be processed: what is committed.
     pub(crate) next: Offset,
@@ -46,13 +33,7 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn new(log: SharedLog, partition: Partition, next: Offset, watermarks: Watermarks) -> Self {
         let gate = Gate::new(partition, log.uuid(), watermarks);
-        Self { log, reads: Reads::default(), gate, next, fetch: next, in_flight: None, ready: VecDeque::new() }
-    }
-
-    /// Reads like this from now on.
-    pub(crate) fn with(mut self, reads: Reads) -> Self {
-        self.reads = reads;
-        self
+        Self { log, gate, next, fetch: next, in_flight: None, ready: VecDeque::new() }
     }
 
     /// Event time of the next record, as far as it has been read.
@@ -75,8 +56,7 @@ impl Feed {
     pub(crate) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Result<(), ReadError> {
         while self.ready.len() < PREFETCH {
             let (log, partition, from) = (&self.log, &self.gate.partition, self.fetch);
-            let Reads { bytes, wait } = self.reads;
-            let read = self.in_flight.get_or_insert_with(|| log.read(partition, from, bytes, wait));
+            let read = self.in_flight.get_or_insert_with(|| log.read(partition, from, READ_BYTES, WAIT));
             let Poll::Ready(result) = read.as_mut().poll(cx) else { return Ok(()) };
             self.in_flight = None;
             let records = result.map_err(|error| self.gate.log_error(self.fetch, error))?;

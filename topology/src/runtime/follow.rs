@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::error::TaskError;
 use super::lanes::{Admission, Lane, Mark, Watermarks};
-use super::reader::ReadError;
+use super::reader::{READ_BYTES, ReadError};
 
 /// How many offsets of a partition are looked at first, from its end, for the place where a task's state left off;
 /// twice as many each time it was not among them.
@@ -134,8 +134,6 @@ pub(crate) struct Follower {
     pub(crate) inputs: Vec<(Partition, Lane)>,
     pub(crate) at_end: AtEnd,
     pub(crate) rule: Rule,
-    /// Most bytes of one read.
-    pub(crate) read_bytes: usize,
     /// Says `true` once the task is to become the owner.
     pub(crate) promoted: Option<watch::Receiver<bool>>,
     pub(crate) compared: Compared,
@@ -224,7 +222,7 @@ impl Follower {
     }
 
     async fn read(&self, partition: &Partition, next: Offset, wait: Duration) -> Result<Vec<Record>, TaskError> {
-        let read = self.log.read(partition, next, self.read_bytes, wait).await;
+        let read = self.log.read(partition, next, READ_BYTES, wait).await;
         read.map_err(|error| read_error(partition, next, error))
     }
 
@@ -376,7 +374,7 @@ impl Follower {
                 Some(promoted) if self.at_end == AtEnd::Wait => tokio::select! {
                     biased;
                     Ok(_) = promoted.wait_for(|promoted| *promoted) => return Ok(Filled::Promoted),
-                    read = self.log.read(&recorded.partition, recorded.next, self.read_bytes, wait) =>
+                    read = self.log.read(&recorded.partition, recorded.next, READ_BYTES, wait) =>
                         read.map_err(|error| read_error(&recorded.partition, recorded.next, error))?,
                 },
                 _ => self.read(&recorded.partition, recorded.next, wait).await?,
@@ -505,13 +503,7 @@ impl Outputs {
     }
 
     /// How a task of these `inputs` follows; `None` if its outputs are discarded.
-    pub(crate) fn follower(
-        &self,
-        log: &SharedLog,
-        task: &str,
-        inputs: Vec<(Partition, Lane)>,
-        read_bytes: usize,
-    ) -> Option<Follower> {
+    pub(crate) fn follower(&self, log: &SharedLog, task: &str, inputs: Vec<(Partition, Lane)>) -> Option<Follower> {
         let (at_end, rule, promoted) = match self {
             Self::Own => (AtEnd::Append, Rule::Lenient, None),
             Self::Standby(promoted) => (AtEnd::Wait, Rule::Strict, Some(promoted.clone())),
@@ -520,6 +512,6 @@ impl Outputs {
             Self::Discard => return None,
         };
         let (log, task, compared) = (Arc::clone(log), task.to_owned(), Compared::default());
-        Some(Follower { log, task, inputs, at_end, rule, read_bytes, promoted, compared })
+        Some(Follower { log, task, inputs, at_end, rule, promoted, compared })
     }
 }

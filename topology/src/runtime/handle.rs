@@ -11,7 +11,6 @@ use sluice_state::{Reader, StateEnv};
 use tokio::sync::{oneshot, watch};
 
 use super::error::TaskError;
-use super::feed::Reads;
 use super::follow::Outputs;
 use super::owners::Owners;
 use super::persist;
@@ -159,18 +158,10 @@ impl TopologyRuntime {
         check(&plan)
             .map_err(|(task, what)| StartError::Task { task: task.clone(), error: TaskError::Plan { task, what } })?;
         create(&plan.all_topics(), &log).await?;
-        let (network, outputs, reads) = (plan.network, Outputs::Own, Reads::default());
+        let (network, outputs) = (plan.network, Outputs::Own);
         let owners = Owners::new(log.clone(), new_uuid());
-        let around = Surroundings {
-            log: log.clone(),
-            env,
-            externals,
-            owners: Arc::clone(&owners),
-            network,
-            options,
-            outputs,
-            reads,
-        };
+        let around =
+            Surroundings { log: log.clone(), env, externals, owners: Arc::clone(&owners), network, options, outputs };
         let mut threads = Threads::default();
         threads.open(plan.tasks, &Arc::new(around)).await?;
         Ok(RuntimeHandle { log, owners, threads })
@@ -193,9 +184,9 @@ impl TopologyRuntime {
         let topics = plan.all_topics();
         let (promote, promoted) = watch::channel(false);
         let (network, outputs) = (plan.network, Outputs::Standby(promoted));
-        let (externals, reads) = (Arc::default(), Reads::default());
+        let externals = Arc::default();
         let owners = Owners::new(log.clone(), new_uuid());
-        let around = Arc::new(Surroundings { log, env, externals, owners, network, options, outputs, reads });
+        let around = Arc::new(Surroundings { log, env, externals, owners, network, options, outputs });
         let is_cold = |task: &TaskSpec| task.acts_outside().is_some() || task.depends_on_order();
         let (cold, warm): (Vec<_>, Vec<_>) = plan.tasks.into_iter().partition(is_cold);
         let mut threads = Threads::default();
@@ -235,7 +226,6 @@ impl StandbyRuntime {
             network: self.around.network.clone(),
             options: self.around.options,
             outputs: Outputs::Own,
-            reads: self.around.reads,
         };
         let (all, tasks) = (Arc::clone(&self.around.owners), &self.threads.tasks);
         let owners: Vec<_> = tasks.iter().map(|task| task.shared.owner.subscribe()).collect();

@@ -100,7 +100,7 @@ impl Outbox {
         let partition = |input: &StoredInput| Partition::new(Arc::clone(&input.topic), input.partition);
         let inputs = spec.all_inputs();
         let followed = inputs.iter().map(|input| (partition(input), lane(input))).collect();
-        let follower = around.outputs.follower(&around.log, &spec.name, followed, around.reads.bytes);
+        let follower = around.outputs.follower(&around.log, &spec.name, followed);
         let lanes = inputs.iter().map(lane).collect();
         let lanes = if follower.is_some() { Lanes::Inputs(lanes) } else { Lanes::Discarded(lanes) };
         Self::new(around.log.clone(), lanes, follower)

@@ -15,7 +15,6 @@ use sluice_proto::{EventTime, Head, Offset};
 use sluice_state::{Digest, StateEnv};
 
 use super::error::TaskError;
-use super::feed::Reads;
 use super::follow::{Compared, Outputs};
 use super::handle::{RuntimeOptions, TaskFailure, panic_message};
 use super::owners::Owners;
@@ -23,8 +22,6 @@ use super::plan::TaskSpec;
 use super::task::{Surroundings, Task};
 use crate::operator::Externals;
 
-/// Bytes of one read: old records are read once and in order, so it may be much at a time.
-const READ_BYTES: usize = 256 << 10;
 /// Records to process before a commit, about: it costs the same however many there are.
 const COMMIT: u64 = 32_768;
 
@@ -109,7 +106,6 @@ impl Replay {
                 Check::Verify => Outputs::Compare,
                 Check::Count => Outputs::Rebuild,
             },
-            reads: Reads { bytes: READ_BYTES, ..Reads::default() },
         };
         std::thread::scope(|scope| {
             let around = &around;

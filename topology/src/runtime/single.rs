@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::RuntimeOptions;
 use super::error::TaskError;
-use super::feed::Reads;
 use super::follow::Outputs;
 use super::owners::Owners;
 use super::plan::{Plan, TaskSpec};
@@ -36,8 +35,8 @@ pub async fn run_task(
     options: RuntimeOptions,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), TaskError> {
-    let (log, outputs, reads) = (owners.log().clone(), Outputs::Own, Reads::default());
-    let around = Surroundings { log, env, externals, owners, network, options, outputs, reads };
+    let (log, outputs) = (owners.log().clone(), Outputs::Own);
+    let around = Surroundings { log, env, externals, owners, network, options, outputs };
     let mut promoted = around.outputs.promoted();
     Task::open(&spec, &around).await?.run(&mut stop, &mut promoted).await
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::broadcast::{Broadcast, open_tables};
 use super::error::TaskError;
-use super::feed::{Feed, Reads};
+use super::feed::Feed;
 use super::follow::Outputs;
 use super::lanes::Watermarks;
 use super::letters::Letters;
@@ -49,7 +49,6 @@ pub(crate) struct Surroundings {
     pub(crate) network: String,
     pub(crate) options: super::RuntimeOptions,
     pub(crate) outputs: Outputs,
-    pub(crate) reads: Reads,
 }
 
 /// A task with its state open.
@@ -395,7 +394,7 @@ impl TaskInput {
         let mut watermarks = Watermarks::from_the_start();
         persist::load_watermarks(tables, &slot, &mut watermarks)?;
         let position = persist::position(tables, &slot)?.unwrap_or(Offset::ZERO);
-        let feed = Feed::new(around.log.clone(), partition, position, watermarks).with(around.reads);
+        let feed = Feed::new(around.log.clone(), partition, position, watermarks);
         feed.check_position().await?;
         let source = Source {
             topic: Arc::clone(&spec.topic),

@@ -284,7 +284,6 @@ pub(super) fn around(log: &Arc<impl Log>, env: &StateEnv) -> task::Surroundings 
         network: "regtest".into(),
         options,
         outputs: super::follow::Outputs::Own,
-        reads: super::feed::Reads::default(),
     }
 }
 
