@@ -187,14 +187,14 @@ fn on_disk(
     path: &Path,
     specs: &[TableSpec],
     lineage: &Lineage,
-    (cache, buffers): (&Cache, &WriteBufferManager),
+    shared: (&Cache, &WriteBufferManager),
     keep: Keep,
 ) -> Result<Tables, StateError> {
     let place = path.display().to_string();
-    let backend = |path: &Path| {
-        let open = if keep == Keep::Scratch { RocksBackend::open_unlogged } else { RocksBackend::open };
-        open(path, specs, cache, buffers).map(Box::new)
-    };
+    let backend = |path: &Path| backend(path, specs, shared, keep);
+    if !rocks::is_state(path) {
+        make(path, specs, lineage, shared, keep)?;
+    }
     match Tables::open(backend(path)?, specs.to_vec(), lineage, &place)? {
         Opened::Ready(tables) => Ok(tables),
         Opened::Older(old, found) => {
@@ -208,6 +208,44 @@ fn on_disk(
             Tables::open(backend(path)?, specs.to_vec(), lineage, &place)?.ready(&place)
         }
     }
+}
+
+/// The database in `path`, which is made if it is not there.
+fn backend(
+    path: &Path,
+    specs: &[TableSpec],
+    (cache, buffers): (&Cache, &WriteBufferManager),
+    keep: Keep,
+) -> Result<Box<RocksBackend>, StateError> {
+    let open = if keep == Keep::Scratch { RocksBackend::open_unlogged } else { RocksBackend::open };
+    open(path, specs, cache, buffers).map(Box::new)
+}
+
+/// Makes an empty state beside its place and moves it there: whatever comes between, who finds a state finds what it was
+/// made from, too.
+fn make(
+    path: &Path,
+    specs: &[TableSpec],
+    lineage: &Lineage,
+    shared: (&Cache, &WriteBufferManager),
+    keep: Keep,
+) -> Result<(), StateError> {
+    let io = |what: &str, error: std::io::Error| StateError::Storage(format!("{what} {}: {error}", path.display()));
+    if is_occupied(path) {
+        return Err(rocks::something_else(path));
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("%new");
+    let beside = PathBuf::from(beside);
+    if beside.exists() {
+        std::fs::remove_dir_all(&beside).map_err(|error| io("cannot clear what was left beside", error))?;
+    }
+    let place = path.display().to_string();
+    Tables::open(backend(&beside, specs, shared, keep)?, specs.to_vec(), lineage, &place)?.ready(&place)?.sync()?;
+    if path.exists() {
+        std::fs::remove_dir(path).map_err(|error| io("cannot replace", error))?;
+    }
+    std::fs::rename(&beside, path).map_err(|error| io("cannot create", error))
 }
 
 /// The rows of the state in `path` add up.
@@ -272,8 +310,24 @@ pub(crate) fn directory_name(task: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::directory_name;
+    use super::*;
+
+    /// S1: a process may die right behind the making of a state. Whoever looks at it then must not take it for a damaged one.
+    #[test]
+    fn s1_a_state_that_is_there_says_what_it_was_made_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cache, buffers) = MemoryLimits { cache: 1 << 20, write_buffers: 1 << 20 }.shared();
+        let specs = [TableSpec { name: "rows".into(), group_prefix: None, steps: &[] }];
+        for keep in [Keep::Whole, Keep::Scratch] {
+            let path = dir.path().join(format!("shareproc.{}", keep as u8));
+            let lineage = Lineage { task: "shareproc.0".into(), log_uuid: [7; 16], wiring: "wired".into() };
+            make(&path, &specs, &lineage, (&cache, &buffers), keep).unwrap();
+            assert_eq!(StoredState::open(&path).unwrap().task(), "shareproc.0");
+            on_disk(&path, &specs, &lineage, (&cache, &buffers), keep).unwrap();
+        }
+    }
 
     #[test]
     fn task_names_make_safe_directories() {

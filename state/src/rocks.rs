@@ -13,6 +13,7 @@ use rocksdb::{
 use sluice_rocks::ManifestError;
 
 use crate::commits::{self, Floor};
+use crate::env::is_occupied;
 use crate::types::{StateError, TableSpec};
 use crate::{Backend, Change, Reader, SYSTEM_TABLE};
 
@@ -66,8 +67,13 @@ fn foreign(path: &Path, what: impl Into<String>) -> StateError {
     StateError::Foreign { path: path.display().to_string(), what: what.into() }
 }
 
+/// The error of a directory that is not empty and has no state.
+pub(crate) fn something_else(path: &Path) -> StateError {
+    foreign(path, "the directory holds something else than state; empty it or choose another one")
+}
+
 impl RocksBackend {
-    /// Opens the state in `path`, or creates it there; all tasks share `cache` and `buffers`.
+    /// Opens the state in `path`, or creates it there, of which a crash may leave a half; all tasks share `cache` and `buffers`.
     ///
     /// # Errors
     /// [`StateError::Foreign`] if the state there has other tables, [`StateError::Damaged`] if it is damaged,
@@ -116,7 +122,11 @@ impl RocksBackend {
             check_files(path)?;
             check_tables(path, &names)?;
         } else {
-            create(path, &names, &table_options, &mut options)?;
+            if is_occupied(path) {
+                return Err(something_else(path));
+            }
+            options.create_if_missing(true);
+            options.create_missing_column_families(true);
         }
         let db = open_db(path, &names, &table_options, &options)?;
         let shared = Shared { db, names, path: path.to_owned(), once: false };
@@ -230,32 +240,6 @@ fn families_to_read(names: &[String]) -> Vec<ColumnFamilyDescriptor> {
         ColumnFamilyDescriptor::new(name, options)
     };
     names.iter().map(family).collect()
-}
-
-/// Creates the database beside its place and moves it there: a crash in between leaves no half of one behind.
-fn create(path: &Path, names: &[String], tables: &[Options], options: &mut Options) -> Result<(), StateError> {
-    let io = |what: &str, error: std::io::Error| StateError::Storage(format!("{what} {}: {error}", path.display()));
-    if path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(foreign(path, "the directory holds something else than state; empty it or choose another one"));
-    }
-    let mut building = path.as_os_str().to_owned();
-    building.push("%new");
-    let building = std::path::PathBuf::from(building);
-    if building.exists() {
-        std::fs::remove_dir_all(&building).map_err(|error| io("cannot clear what was left beside", error))?;
-    }
-    std::fs::create_dir_all(&building).map_err(|error| io("cannot create", error))?;
-    let created = |options: &mut Options, create| {
-        options.create_if_missing(create);
-        options.create_missing_column_families(create);
-    };
-    created(options, true);
-    drop(open_db(&building, names, tables, options)?);
-    created(options, false);
-    if path.exists() {
-        std::fs::remove_dir(path).map_err(|error| io("cannot replace", error))?;
-    }
-    std::fs::rename(&building, path).map_err(|error| io("cannot create", error))
 }
 
 fn check_tables(path: &Path, names: &[String]) -> Result<(), StateError> {

@@ -155,7 +155,7 @@ impl Tables {
             }
             Fit::Newer(what) => Err(StateError::Newer { path: place.to_owned(), what }),
             Fit::Older(_) => Ok(Opened::Older(Self::at(backend, specs, place)?, found)),
-            // A crash may have come between creating it and this; but rows cannot be there before it.
+            // A crash of an earlier program may have come between making it and this; but rows cannot be there before it.
             Fit::Same if text.is_none() && has_rows(backend.as_ref(), specs.len())? => {
                 let what = "it has rows and does not say what they were made from".to_owned();
                 Err(StateError::Damaged { path: place.to_owned(), what })
