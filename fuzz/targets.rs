@@ -42,7 +42,7 @@ pub fn record(data: &[u8]) {
             let mut table = JobTable::new();
             if table.apply(Offset::new(1), envelope.event_time(), job.clone()).is_ok() {
                 let share = Submission { job_id: job.job_id, job_clock: 1, ..Submission::default() };
-                assert!(table.judge(&share, envelope.event_time()).header.is_some());
+                assert!(table.judge(&share, envelope.event_time()).hash.is_some());
             }
         }
         Some(Body::Submission(submission)) => {

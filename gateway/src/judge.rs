@@ -1,6 +1,6 @@
 //! Judging a share: the jobs there are and the headers that were accepted.
 
-use sluice_mining::{JobError, JobTable, block};
+use sluice_mining::{IssuedCache, JobError, JobTable, Known, block};
 use sluice_proto::v1::{Candidate, Job, Reason};
 use sluice_proto::{EventTime, Offset, Share};
 
@@ -20,6 +20,7 @@ pub(crate) struct Outcome {
 pub(crate) struct Judge {
     jobs: JobTable,
     seen: Duplicates,
+    issued: IssuedCache,
 }
 
 impl Judge {
@@ -42,7 +43,8 @@ impl Judge {
 
     /// Judges a share received at `received`, whose job clock is [`Judge::clock`].
     pub(crate) fn judge(&mut self, share: &Share<'_>, received: EventTime) -> Outcome {
-        let judgement = self.jobs.judge(*share, received);
+        let known = Known { issued: self.issued.of(share.difficulty), hash: None };
+        let judgement = self.jobs.judge_knowing(*share, received, known);
         let Some(hash) = judgement.hash else {
             return Outcome { reason: judgement.reason, candidate: None };
         };

@@ -11,7 +11,7 @@ use bitcoin::ScriptBuf;
 use criterion::{Criterion, criterion_group, criterion_main};
 use sha2::block_api::compress256;
 use sluice_mining::template::{JobParams, Template, build_job};
-use sluice_mining::{Chain, Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, JobTable, Sats};
+use sluice_mining::{Chain, Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, JobTable, Rolled, Sats};
 use sluice_proto::v1::{Job, Submission};
 use sluice_proto::{EventTime, Offset, Share};
 
@@ -89,12 +89,12 @@ fn judge(c: &mut Criterion) {
         let job = table.latest().unwrap();
         let mut extranonce2 = 0;
         b.iter(|| {
-            let shares: [Share<'_>; 16] = std::array::from_fn(|_| {
+            let shares: [Rolled; 16] = std::array::from_fn(|_| {
                 extranonce2 += 1;
-                Share { extranonce1: 0x0100_002a, extranonce2, ntime: 1_780_112_440, ..Share::default() }
+                Rolled::of(Share { extranonce1: 0x0100_002a, extranonce2, ntime: 1_780_112_440, ..Share::default() })
             });
-            job.hash_all(&shares, |hashed| {
-                black_box(hashed);
+            job.hash_all(&shares, |hash| {
+                black_box(hash);
             });
         });
     });

@@ -8,7 +8,7 @@ use sluice_proto::Share;
 use sluice_proto::v1::{Candidate, Job};
 
 use crate::hash::double_sha256;
-use crate::job::{Judgement, PreparedJob};
+use crate::job::Judgement;
 use crate::merkle;
 
 /// Largest weight of a block (BIP141).
@@ -72,9 +72,10 @@ pub fn coinbase_bytes(job: &Job, extranonce1: u32, extranonce2: u64) -> Vec<u8> 
 /// What the priority lane carries of a share that makes a block; `None` if its job is unknown.
 pub fn candidate<'a>(share: impl Into<Share<'a>>, judgement: &Judgement<'_>) -> Option<Candidate> {
     let share = share.into();
-    let job = judgement.job.map(PreparedJob::job)?;
+    let prepared = judgement.job?;
+    let (header, job) = (prepared.header(share), prepared.job());
     Some(Candidate {
-        header: Bytes::copy_from_slice(&judgement.header?),
+        header: Bytes::copy_from_slice(&header),
         coinbase: coinbase_bytes(job, share.extranonce1, share.extranonce2).into(),
         segwit: job.segwit,
         template_id: job.template_id,

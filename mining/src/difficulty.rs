@@ -132,6 +132,50 @@ impl Difficulty {
     }
 }
 
+/// A difficulty as shares are issued with it, and what judging them divides for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Issued {
+    /// The difficulty.
+    pub difficulty: Difficulty,
+    /// The target that a share's hash must not exceed.
+    pub target: Target,
+    /// Work of a share.
+    pub work: Work,
+}
+
+impl Issued {
+    /// That of this many units; [`Difficulty::MIN`] for zero, which nobody issues.
+    pub fn of(units: u64) -> Self {
+        let difficulty = Difficulty::from_units(units).unwrap_or(Difficulty::MIN);
+        let target = difficulty.to_target();
+        Self { difficulty, target, work: target.work() }
+    }
+}
+
+/// Difficulties that shares came with, each divided for once while it is in use: many sessions share few of them.
+#[derive(Clone, Debug)]
+pub struct IssuedCache(Box<[Issued; IssuedCache::PLACES]>);
+
+impl IssuedCache {
+    /// 16 KiB.
+    const PLACES: usize = 256;
+
+    /// That of this many units, as [`Issued::of`].
+    pub fn of(&mut self, units: u64) -> Issued {
+        let place = &mut self.0[(units.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize];
+        if place.difficulty.0 != units {
+            *place = Issued::of(units);
+        }
+        *place
+    }
+}
+
+impl Default for IssuedCache {
+    fn default() -> Self {
+        Self(Box::new([Issued::of(Difficulty::MIN.0); Self::PLACES]))
+    }
+}
+
 /// The exact decimal: what goes on the wire.
 impl fmt::Display for Difficulty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -185,6 +229,15 @@ mod tests {
         ] {
             assert_eq!(parse(text), wire, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_difficulty_divided_for_before_is_the_same() {
+        let mut cache = IssuedCache::default();
+        for units in (0..2_000).chain([ONE, u64::MAX]).chain(0..2_000) {
+            assert_eq!(cache.of(units), Issued::of(units));
+        }
+        assert_eq!(cache.of(0).difficulty, Difficulty::MIN);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use sluice_proto::v1::{Job, Reason};
 use sluice_proto::{EventTime, Offset, Share};
 
-use crate::hash::{Message, TOGETHER, hash_shares, header_hash};
-use crate::merkle::root_from_branch;
+use crate::hash::{Chosen, Given, Message, TOGETHER, hash_shares, header_hash};
 use crate::{Difficulty, EXTRANONCE1_SIZE, EXTRANONCE2_SIZE, Target, TargetError, Work};
 
 /// The two extranonces of a share, as their integers (big-endian on the wire and in the coinbase).
@@ -29,6 +28,32 @@ impl Extranonce {
         bytes[..EXTRANONCE1_SIZE].copy_from_slice(&self.one.to_be_bytes());
         bytes[EXTRANONCE1_SIZE..].copy_from_slice(&self.two.to_be_bytes());
         bytes
+    }
+}
+
+/// What the hash of a share depends on besides its job: all that a miner rolls, and what it may roll of the version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rolled {
+    extranonce: Extranonce,
+    ntime: u32,
+    nonce: u32,
+    /// `None`: the job's version stands.
+    version_bits: Option<u32>,
+    /// The session's.
+    version_mask: u32,
+}
+
+impl Rolled {
+    /// That of a submission.
+    pub fn of<'a>(share: impl Into<Share<'a>>) -> Self {
+        let share = share.into();
+        Self {
+            extranonce: Extranonce::of(share),
+            ntime: share.ntime,
+            nonce: share.nonce,
+            version_bits: share.has_version_bits.then_some(share.version_bits),
+            version_mask: share.version_mask,
+        }
     }
 }
 
@@ -127,35 +152,42 @@ impl PreparedJob {
 
     /// The header of a submission: exactly the bytes the miner hashed, if it followed BIP310.
     pub fn header<'a>(&self, share: impl Into<Share<'a>>) -> [u8; 80] {
-        let share = share.into();
-        let root = root_from_branch(self.coinbase_txid(Extranonce::of(share)), &self.branch);
-        self.header_above(&share, root)
+        self.given().header(&self.chosen(Rolled::of(share)))
     }
 
-    /// The header of a submission, with the merkle root known.
-    fn header_above(&self, share: &Share<'_>, root: [u8; 32]) -> [u8; 80] {
-        let mut header = [0_u8; 80];
-        header[0..4].copy_from_slice(&self.version(share).to_le_bytes());
-        header[4..36].copy_from_slice(&self.prev_hash);
-        header[36..68].copy_from_slice(&root);
-        header[68..72].copy_from_slice(&share.ntime.to_le_bytes());
-        header[72..76].copy_from_slice(&self.job.nbits.to_le_bytes());
-        header[76..80].copy_from_slice(&share.nonce.to_le_bytes());
-        header
+    /// Hash of the header of a submission, internal order.
+    pub fn hash<'a>(&self, share: impl Into<Share<'a>>) -> [u8; 32] {
+        header_hash(&self.header(share))
     }
 
-    /// Bits this submission may set: what session and job agree on.
-    fn mask(&self, share: &Share<'_>) -> u32 {
-        share.version_mask & self.job.version_mask
+    /// As [`PreparedJob::hash`] for each of `shares`, in order: in about 40 % of the time where the CPU can hash many
+    /// messages side by side.
+    pub fn hash_all(&self, shares: &[Rolled], mut each: impl FnMut([u8; 32])) {
+        let (given, mut chosen) = (self.given(), [Chosen::default(); TOGETHER]);
+        for shares in shares.chunks(TOGETHER) {
+            for (chosen, share) in chosen.iter_mut().zip(shares) {
+                *chosen = self.chosen(*share);
+            }
+            hash_shares(&given, &chosen[..shares.len()], &mut each);
+        }
+    }
+
+    /// What is the same in all headers of the job.
+    fn given(&self) -> Given<'_> {
+        Given { coinbase: &self.coinbase, branch: &self.branch, prev_hash: &self.prev_hash, nbits: self.job.nbits }
+    }
+
+    /// What a share puts into its header.
+    fn chosen(&self, share: Rolled) -> Chosen {
+        let version = self.version(share);
+        Chosen { filling: share.extranonce.bytes(), version, ntime: share.ntime, nonce: share.nonce }
     }
 
     /// Version of the header: the job's outside the mask, the miner's inside (BIP310).
-    fn version(&self, share: &Share<'_>) -> u32 {
-        if !share.has_version_bits {
-            return self.job.version;
-        }
-        let mask = self.mask(share);
-        (self.job.version & !mask) | (share.version_bits & mask)
+    fn version(&self, share: Rolled) -> u32 {
+        let Some(bits) = share.version_bits else { return self.job.version };
+        let mask = share.version_mask & self.job.version_mask;
+        (self.job.version & !mask) | (bits & mask)
     }
 
     /// What is wrong with a share of this job apart from its age and its hash, if anything.
@@ -164,43 +196,12 @@ impl PreparedJob {
             Some(Reason::NtimeTooOld)
         } else if share.ntime > self.job.max_ntime {
             Some(Reason::NtimeTooNew)
-        } else if share.has_version_bits && share.version_bits & !self.mask(share) != 0 {
+        } else if share.has_version_bits && share.version_bits & !(share.version_mask & self.job.version_mask) != 0 {
             Some(Reason::VersionMask)
         } else {
             None
         }
     }
-
-    /// The header of a submission and its hash.
-    pub fn hashed<'a>(&self, share: impl Into<Share<'a>>) -> Hashed {
-        let header = self.header(share);
-        Hashed { header, hash: header_hash(&header) }
-    }
-
-    /// As [`PreparedJob::hashed`] for each of `shares`, in order: in about 40 % of the time where the CPU can hash many
-    /// messages side by side.
-    pub fn hash_all(&self, shares: &[Share<'_>], mut each: impl FnMut(Hashed)) {
-        for shares in shares.chunks(TOGETHER) {
-            let (mut fillings, header) =
-                ([[0; EXTRANONCE1_SIZE + EXTRANONCE2_SIZE]; TOGETHER], |number: usize, root| {
-                    self.header_above(&shares[number], root)
-                });
-            for (filling, share) in fillings.iter_mut().zip(shares) {
-                *filling = Extranonce::of(*share).bytes();
-            }
-            let fillings = &fillings[..shares.len()];
-            hash_shares(&self.coinbase, &self.branch, fillings, header, |header, hash| each(Hashed { header, hash }));
-        }
-    }
-}
-
-/// What judging a share hashes: the job's and the share's alone, whatever the time and the other jobs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hashed {
-    /// The header.
-    pub header: [u8; 80],
-    /// Its hash, internal order.
-    pub hash: [u8; 32],
 }
 
 /// What became of a share. A pure function of the submission and the jobs up to its job clock (invariant S2).
@@ -212,9 +213,7 @@ pub struct Judgement<'a> {
     pub is_block: bool,
     /// The job; `None` if it is unknown as of the job clock.
     pub job: Option<&'a PreparedJob>,
-    /// The header; `None` if the job is unknown.
-    pub header: Option<[u8; 80]>,
-    /// Its hash; `None` if the job is unknown.
+    /// Hash of the header, internal order; `None` if the job is unknown.
     pub hash: Option<[u8; 32]>,
     /// Difficulty the share was judged at: the one it was issued with.
     pub difficulty: Difficulty,
@@ -342,8 +341,9 @@ mod tests {
                 })
                 .collect();
             let (job, mut together) = (prepared(job()), Vec::new());
-            job.hash_all(&shares, |hashed| together.push(hashed));
-            let alone: Vec<_> = shares.iter().map(|share| job.hashed(*share)).collect();
+            let rolled: Vec<_> = shares.iter().map(|share| Rolled::of(*share)).collect();
+            job.hash_all(&rolled, |hash| together.push(hash));
+            let alone: Vec<_> = shares.iter().map(|share| job.hash(*share)).collect();
             prop_assert_eq!(together, alone);
         }
 
@@ -356,8 +356,8 @@ mod tests {
             };
             let bit = |from: u32| if (from..from + 32).contains(&flip) { 1_u32 << (flip - from) } else { 0 };
             let bit64 = if flip >= 96 { 1_u64 << (flip - 96) } else { 0 };
-            let a = job.hashed(share(one, two, nonce, ntime)).hash;
-            let b = job.hashed(share(one ^ bit(0), two ^ bit64, nonce ^ bit(32), ntime ^ bit(64))).hash;
+            let a = job.hash(share(one, two, nonce, ntime));
+            let b = job.hash(share(one ^ bit(0), two ^ bit64, nonce ^ bit(32), ntime ^ bit(64)));
             prop_assert_ne!(a, b);
         }
     }

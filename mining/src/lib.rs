@@ -20,10 +20,10 @@ pub mod wire;
 
 pub use amount::{Sats, Work};
 pub use chain::{AddressError, Chain, payout_script};
-pub use difficulty::{Difficulty, SILENCE};
+pub use difficulty::{Difficulty, Issued, IssuedCache, SILENCE};
 pub use hash::{double_sha256, header_hash};
-pub use job::{Extranonce, Hashed, JobError, Judgement, PreparedJob};
-pub use table::JobTable;
+pub use job::{Extranonce, JobError, Judgement, PreparedJob, Rolled};
+pub use table::{JobTable, Known};
 pub use target::{Target, TargetError};
 
 /// Size of extranonce1, in bytes (DESIGN 7).

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use sluice_proto::v1::{Job, Reason};
 use sluice_proto::{EventTime, Offset, Share};
 
-use crate::job::{Hashed, JobError, Judgement, PreparedJob};
-use crate::{Difficulty, Work};
+use crate::Issued;
+use crate::job::{JobError, Judgement, PreparedJob};
 
 /// Jobs in the order of `mining.jobs`. A gateway and every `verify` keep one each.
 ///
@@ -17,6 +17,15 @@ use crate::{Difficulty, Work};
 pub struct JobTable {
     entries: VecDeque<Entry>,
     applied: Offset,
+}
+
+/// What is known of a share before it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The difficulty that it was issued with.
+    pub issued: Issued,
+    /// The hash that the job which it cites gives it ([`PreparedJob::hash`]), if it was hashed before.
+    pub hash: Option<[u8; 32]>,
 }
 
 #[derive(Debug)]
@@ -100,44 +109,35 @@ impl JobTable {
 
     /// Judges a share received at `received`, as of its job clock. The block test comes first (invariant B1).
     pub fn judge<'a>(&self, share: impl Into<Share<'a>>, received: EventTime) -> Judgement<'_> {
-        self.judge_hashed(share, received, None)
+        let share = share.into();
+        self.judge_knowing(share, received, Known { issued: Issued::of(share.difficulty), hash: None })
     }
 
-    /// As [`JobTable::judge`], with the share `hashed` before, if it was, by the job that it cites.
-    pub fn judge_hashed<'a>(
+    /// As [`JobTable::judge`], with what is known of the share.
+    pub fn judge_knowing<'a>(
         &self,
         share: impl Into<Share<'a>>,
         received: EventTime,
-        hashed: Option<Hashed>,
+        Known { issued, hash }: Known,
     ) -> Judgement<'_> {
         let share = share.into();
-        let difficulty = Difficulty::from_units(share.difficulty).unwrap_or(Difficulty::MIN);
-        let share_target = difficulty.to_target();
+        let Issued { difficulty, target, work } = issued;
         let found = self.as_of(Offset::new(share.job_clock)).and_then(|current| {
             let at = self.index(share.job_id)?;
             (at <= current).then_some((at, current))
         });
         let Some((at, current)) = found else {
-            return Judgement {
-                reason: Reason::JobNotFound,
-                is_block: false,
-                job: None,
-                header: None,
-                hash: None,
-                difficulty,
-                work: share_target.work(),
-            };
+            return Judgement { reason: Reason::JobNotFound, is_block: false, job: None, hash: None, difficulty, work };
         };
         let job = &self.entries[at].job;
-        let Hashed { header, hash } = hashed.unwrap_or_else(|| job.hashed(share));
+        let hash = hash.unwrap_or_else(|| job.hash(share));
         let is_block = job.network_target().is_met_by(&hash);
         let reason = match self.too_late(at, current, received).or_else(|| job.fault(&share)) {
             Some(reason) => reason,
-            None if share_target.is_met_by(&hash) => Reason::Accepted,
+            None if target.is_met_by(&hash) => Reason::Accepted,
             None => Reason::LowDifficulty,
         };
-        let work: Work = share_target.work();
-        Judgement { reason, is_block, job: Some(job), header: Some(header), hash: Some(hash), difficulty, work }
+        Judgement { reason, is_block, job: Some(job), hash: Some(hash), difficulty, work }
     }
 
     /// Whether the job at `at` had expired or gone stale at `received`, with `current` the newest job.
@@ -173,6 +173,7 @@ fn life(job: &PreparedJob) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Difficulty;
     use proptest::prelude::*;
     use sluice_proto::v1::Submission;
 
@@ -222,7 +223,7 @@ mod tests {
         let table = JobTable::new();
         let judgement = table.judge(&share(1, 5), ms(1));
         assert_eq!((judgement.reason, judgement.is_block), (Reason::JobNotFound, false));
-        assert!(judgement.job.is_none() && judgement.header.is_none() && judgement.hash.is_none());
+        assert!(judgement.job.is_none() && judgement.hash.is_none());
         assert_eq!(
             (table.applied(), table.keep_from(), table.live_from(Offset::new(9))),
             (Offset::ZERO, Offset::ZERO, 0)

@@ -276,7 +276,7 @@ fn the_finders_share_is_the_block() {
         assert_eq!(judgement.reason, Reason::Accepted, "block {}", mined.known.height);
         assert!(judgement.is_block);
         assert_eq!(wire::display_hash(&judgement.hash.unwrap()), mined.known.hash);
-        assert_eq!(&judgement.header.unwrap(), mined.header());
+        assert_eq!(&judgement.job.unwrap().header(&submission), mined.header());
 
         let candidate = block::candidate(&submission, &judgement).unwrap();
         let header: &[u8; 80] = candidate.header.as_ref().try_into().unwrap();

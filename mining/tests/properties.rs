@@ -86,7 +86,7 @@ fn judged(job: &Job, submission: &Submission) -> (bool, [u8; 32], [u8; 80]) {
     let mut table = JobTable::new();
     table.apply(Offset::new(1), EventTime::from_millis(0), job.clone()).unwrap();
     let judgement = table.judge(submission, EventTime::from_millis(1));
-    (judgement.is_block, judgement.hash.unwrap(), judgement.header.unwrap())
+    (judgement.is_block, judgement.hash.unwrap(), judgement.job.unwrap().header(submission))
 }
 
 /// Every number of transactions up to a tree of 7 levels, once.

@@ -53,6 +53,7 @@ pub fn peek_share(record: &[u8]) -> Option<Share<'static>> {
     hashed(&mut Fields(fields.message(8)?))
 }
 
+#[inline]
 fn coordinates(message: &[u8]) -> Option<Coordinates> {
     let mut fields = Fields(message);
     let coordinates = Coordinates {
@@ -69,6 +70,7 @@ fn coordinates(message: &[u8]) -> Option<Coordinates> {
     Some(coordinates)
 }
 
+#[inline]
 fn share(message: &[u8]) -> Option<Share<'_>> {
     let mut fields = Fields(message);
     let first = hashed(&mut fields)?;
@@ -86,6 +88,7 @@ fn share(message: &[u8]) -> Option<Share<'_>> {
 }
 
 /// The first fields of a submission.
+#[inline]
 fn hashed(fields: &mut Fields<'_>) -> Option<Share<'static>> {
     Some(Share {
         job_id: fields.fixed64(1)?,
@@ -159,6 +162,14 @@ impl<'a> Fields<'a> {
     /// A number of at most 9 bytes: a longer one is left to the general decoder.
     #[inline]
     fn number(&mut self) -> Option<u64> {
+        if let Some((byte @ ..0x80, rest)) = self.0.split_first() {
+            self.0 = rest;
+            return Some(u64::from(*byte));
+        }
+        self.long_number()
+    }
+
+    fn long_number(&mut self) -> Option<u64> {
         let mut value = 0;
         for at in 0..9 {
             let byte = *self.0.get(at)?;

@@ -145,7 +145,7 @@ impl<'a> Context<'a> {
     /// Sends a record to the output port `port`. Ports that the YAML leaves unwired swallow it.
     #[inline]
     pub fn emit(&mut self, port: &'static str, key: Key, event_time: EventTime, body: Body) {
-        if !self.unwired.contains(&port) {
+        if !self.is_unwired(port) {
             self.out.push(Emission { port, key, event_time, body: Arc::new(body) });
         }
     }
@@ -153,10 +153,15 @@ impl<'a> Context<'a> {
     /// Sends the record at hand on as it is, without copying it.
     #[inline]
     pub fn pass(&mut self, port: &'static str, key: Key, input: &Input<'_>) {
-        if !self.unwired.contains(&port) {
+        if !self.is_unwired(port) {
             let (event_time, body) = (input.event_time, Arc::clone(input.record));
             self.out.push(Emission { port, key, event_time, body });
         }
+    }
+
+    #[inline]
+    fn is_unwired(&self, port: &'static str) -> bool {
+        self.unwired.iter().any(|unwired| is_same(unwired, port))
     }
 
     /// The broadcast table of this kind, as far as it has been applied.
@@ -226,6 +231,12 @@ impl<'a> StateView<'a> {
     ) -> Result<(), StateError> {
         self.tables.scan(self.first + table, from, to, visit)
     }
+}
+
+/// Whether two names of kinds or ports are the same. Nearly always both are the same text in memory, which spares reading it.
+#[inline]
+pub(crate) fn is_same(one: &str, other: &str) -> bool {
+    std::ptr::eq(one, other) || one == other
 }
 
 /// A record on its way out of an operator.
@@ -309,7 +320,7 @@ impl Lookups {
     /// The table of `kind`.
     #[inline]
     pub fn get(&self, kind: &str) -> Option<&dyn BroadcastTable> {
-        self.0.iter().find(|(known, _)| *known == kind).map(|(_, table)| table.as_ref())
+        self.0.iter().find(|(known, _)| is_same(known, kind)).map(|(_, table)| table.as_ref())
     }
 
     /// The table of `kind`, to apply records to.

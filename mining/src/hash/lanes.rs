@@ -8,7 +8,7 @@ use std::arch::x86_64::{
     __m512i, _mm512_add_epi32, _mm512_ror_epi32, _mm512_set1_epi32, _mm512_srli_epi32, _mm512_ternarylogic_epi32,
 };
 
-use super::{Block, INITIAL, Message, PADDING_OF_64};
+use super::{Block, Chosen, Given, INITIAL, Message, PADDING_OF_64};
 
 /// Messages at once.
 pub(super) const LANES: usize = 16;
@@ -56,49 +56,69 @@ const fn schedule_and_k(block: &Block) -> [u32; 64] {
     w
 }
 
-/// The headers that `header` makes of the merkle roots (by lane), with their hashes; `None` where the CPU has not the
-/// instructions. The roots are those of `branch` above the double hash of `coinbase` with each of the fillings.
-pub(super) fn hash(
-    coinbase: &Message,
-    branch: &[[u8; 32]],
-    fillings: &[[u8; 12]; LANES],
-    header: impl Fn(usize, [u8; 32]) -> [u8; 80],
-) -> Option<[([u8; 80], [u8; 32]); LANES]> {
+/// Hashes of the headers of `shares`, at most one for each lane; lanes beyond them do the last one's work again. `None`
+/// where the CPU has not the instructions.
+pub(super) fn hash(given: &Given<'_>, shares: &[Chosen]) -> Option<[[u8; 32]; LANES]> {
     if !std::is_x86_feature_detected!("avx512f") {
         return None;
     }
+    let last = shares.len().checked_sub(1)?;
+    let shares = std::array::from_fn(|lane| &shares[lane.min(last)]);
     // SAFETY: the CPU has the instructions.
-    let roots = unsafe { roots(coinbase, branch, fillings) };
-    let headers = std::array::from_fn(|lane| header(lane, roots[lane]));
-    // SAFETY: as above.
-    let hashes = unsafe { header_hashes(&headers) };
-    Some(std::array::from_fn(|lane| (headers[lane], hashes[lane])))
+    Some(unsafe { header_hashes(given, &shares) })
 }
 
+/// Headers need not be put together and taken apart: the words of a root are those of the header (version, previous
+/// hash, root, time, bits, nonce).
 #[target_feature(enable = "avx512f")]
-fn roots(message: &Message, branch: &[[u8; 32]], fillings: &[[u8; 12]; LANES]) -> [[u8; 32]; LANES] {
-    let filled = fillings.map(|filling| message.filled(&filling));
-    let mut states = splat_all(&message.state);
-    for at in 0..message.rest.len().min(2) {
-        compress(&mut states, &transposed(&filled.each_ref().map(|blocks| &blocks[at])));
+fn header_hashes(given: &Given<'_>, shares: &[&Chosen; LANES]) -> [[u8; 32]; LANES] {
+    let root = roots(given.coinbase, given.branch, shares);
+    let little_endian = |field: fn(&Chosen) -> u32| lanes(&shares.map(|share| field(share).swap_bytes()));
+    let mut first = [little_endian(|share| share.version); 16];
+    for (to, word) in first[1..9].iter_mut().zip(given.prev_hash.as_chunks::<4>().0) {
+        *to = splat(u32::from_be_bytes(*word));
     }
-    for block in message.rest.iter().skip(2) {
+    first[9..].copy_from_slice(&root[..7]);
+    let mut last = splat_all(&words(&super::padded([0; 64], 16, 80)));
+    let [ntime, nonce] = [little_endian(|share| share.ntime), little_endian(|share| share.nonce)];
+    last[..4].copy_from_slice(&[root[7], ntime, splat(given.nbits.swap_bytes()), nonce]);
+    let mut states = splat_all(&INITIAL);
+    compress(&mut states, &first);
+    compress(&mut states, &last);
+    bytes(&second(&states))
+}
+
+/// Merkle roots: those of `branch` above the double hash of `coinbase` with each of the fillings.
+#[target_feature(enable = "avx512f")]
+fn roots(coinbase: &Message, branch: &[[u8; 32]], shares: &[&Chosen; LANES]) -> States {
+    let head = coinbase.filled(&[]);
+    let mut blocks = [splat_all(&words(&head[0])), splat_all(&words(&head[1]))];
+    // The gap lies in four words, of which the first is one of the first block.
+    let (word, byte) = (coinbase.gap / 4, coinbase.gap % 4);
+    let mut window = [0; 16];
+    window.copy_from_slice(&head.as_flattened()[4 * word..][..16]);
+    let mut filled = [[0; LANES]; 4];
+    for (lane, share) in shares.iter().enumerate() {
+        window[byte..byte + share.filling.len()].copy_from_slice(&share.filling);
+        for (to, word) in filled.iter_mut().zip(window.as_chunks::<4>().0) {
+            to[lane] = u32::from_be_bytes(*word);
+        }
+    }
+    for (to, filled) in blocks.as_flattened_mut()[word..].iter_mut().zip(&filled) {
+        *to = lanes(filled);
+    }
+    let mut states = splat_all(&coinbase.state);
+    for block in &blocks[..coinbase.rest.len().min(2)] {
+        compress(&mut states, block);
+    }
+    for block in coinbase.rest.iter().skip(2) {
         compress(&mut states, &splat_all(&words(block)));
     }
     let mut node = second(&states);
     for sibling in branch {
         node = pair(&node, sibling);
     }
-    bytes(&node)
-}
-
-#[target_feature(enable = "avx512f")]
-fn header_hashes(headers: &[[u8; 80]; LANES]) -> [[u8; 32]; LANES] {
-    let blocks = headers.each_ref().map(super::header_blocks);
-    let mut states = splat_all(&INITIAL);
-    compress(&mut states, &transposed(&blocks.each_ref().map(|[first, _]| first)));
-    compress(&mut states, &transposed(&blocks.each_ref().map(|[_, last]| last)));
-    bytes(&second(&states))
+    node
 }
 
 /// Nodes of merkle trees: `left` and the same right side for all.
@@ -216,22 +236,22 @@ fn words(block: &Block) -> [u32; 16] {
     std::array::from_fn(|i| u32::from_be_bytes([block[4 * i], block[4 * i + 1], block[4 * i + 2], block[4 * i + 3]]))
 }
 
-/// Blocks of bytes, one of each message, word by word.
+/// A word of each message.
 #[target_feature(enable = "avx512f")]
-fn transposed(blocks: &[&Block; LANES]) -> Blocks {
-    let by_message = blocks.map(words);
-    let mut by_word = [splat(0); 16];
-    for (i, to) in by_word.iter_mut().enumerate() {
-        let lanes: [u32; LANES] = std::array::from_fn(|lane| by_message[lane][i]);
-        // SAFETY: both are 64 bytes, of which every value is valid.
-        *to = unsafe { std::mem::transmute::<[u32; LANES], Word>(lanes) };
-    }
-    by_word
+fn lanes(words: &[u32; LANES]) -> Word {
+    // SAFETY: both are 64 bytes, of which every value is valid.
+    unsafe { std::mem::transmute::<[u32; LANES], Word>(*words) }
 }
 
 /// Hashes in bytes, one of each message.
 fn bytes(states: &States) -> [[u8; 32]; LANES] {
-    // SAFETY: both are 64 bytes, of which every value is valid.
-    let by_word = states.map(|word| unsafe { std::mem::transmute::<Word, [u32; LANES]>(word) });
-    std::array::from_fn(|lane| super::bytes(by_word.map(|lanes| lanes[lane])))
+    let mut all = [[0; 32]; LANES];
+    for (number, word) in states.iter().enumerate() {
+        // SAFETY: both are 64 bytes, of which every value is valid.
+        let words = unsafe { std::mem::transmute::<Word, [u32; LANES]>(*word) };
+        for (bytes, word) in all.iter_mut().zip(words) {
+            bytes[4 * number..4 * number + 4].copy_from_slice(&word.to_be_bytes());
+        }
+    }
+    all
 }

@@ -55,29 +55,48 @@ pub(crate) const TOGETHER: usize = 16;
 #[cfg(target_arch = "x86_64")]
 const WORTHWHILE: usize = 6;
 
-/// Double hashes of the headers that `header` makes of merkle roots: the root of share number n is that of `branch`
-/// above the double hash of `coinbase` with `fillings[n]`. At most [`TOGETHER`] of them.
-pub(crate) fn hash_shares(
-    coinbase: &Message,
-    branch: &[[u8; 32]],
-    fillings: &[[u8; 12]],
-    header: impl Fn(usize, [u8; 32]) -> [u8; 80],
-    mut hashed: impl FnMut([u8; 80], [u8; 32]),
-) {
+/// What is the same in the headers of all shares of a job.
+pub(crate) struct Given<'a> {
+    pub(crate) coinbase: &'a Message,
+    pub(crate) branch: &'a [[u8; 32]],
+    pub(crate) prev_hash: &'a [u8; 32],
+    pub(crate) nbits: u32,
+}
+
+/// What a share puts into its header.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Chosen {
+    /// What fills the gap in the coinbase.
+    pub(crate) filling: [u8; 12],
+    pub(crate) version: u32,
+    pub(crate) ntime: u32,
+    pub(crate) nonce: u32,
+}
+
+impl Given<'_> {
+    /// The header of a share.
+    pub(crate) fn header(&self, chosen: &Chosen) -> [u8; 80] {
+        let mut header = [0_u8; 80];
+        header[0..4].copy_from_slice(&chosen.version.to_le_bytes());
+        header[4..36].copy_from_slice(self.prev_hash);
+        header[36..68].copy_from_slice(&root_from_branch(self.coinbase.double_hash(&chosen.filling), self.branch));
+        header[68..72].copy_from_slice(&chosen.ntime.to_le_bytes());
+        header[72..76].copy_from_slice(&self.nbits.to_le_bytes());
+        header[76..80].copy_from_slice(&chosen.nonce.to_le_bytes());
+        header
+    }
+}
+
+/// Hashes of the headers of shares, at most [`TOGETHER`] of them, in order.
+pub(crate) fn hash_shares(given: &Given<'_>, shares: &[Chosen], mut hashed: impl FnMut([u8; 32])) {
     #[cfg(target_arch = "x86_64")]
-    if (WORTHWHILE..=lanes::LANES).contains(&fillings.len()) {
-        // Lanes beyond the shares do the last share's work again.
-        let last = fillings.len() - 1;
-        let all = std::array::from_fn(|lane| fillings[lane.min(last)]);
-        if let Some(all) = lanes::hash(coinbase, branch, &all, |lane, root| header(lane.min(last), root)) {
-            all.into_iter().take(fillings.len()).for_each(|(header, hash)| hashed(header, hash));
-            return;
-        }
+    if (WORTHWHILE..=lanes::LANES).contains(&shares.len())
+        && let Some(all) = lanes::hash(given, shares)
+    {
+        all.into_iter().take(shares.len()).for_each(hashed);
+        return;
     }
-    for (number, filling) in fillings.iter().enumerate() {
-        let header = header(number, root_from_branch(coinbase.double_hash(filling), branch));
-        hashed(header, header_hash(&header));
-    }
+    shares.iter().for_each(|share| hashed(header_hash(&given.header(share))));
 }
 
 /// A message with a gap: hashed up to the gap, padded behind it. Filling the gap and hashing the rest is all that is
@@ -184,45 +203,44 @@ mod tests {
     }
 
     /// What shares together must give: each alone, by a general hasher.
-    fn one_by_one(
-        before: &[u8],
-        after: &[u8],
-        branch: &[[u8; 32]],
-        fillings: &[[u8; 12]],
-    ) -> Vec<([u8; 80], [u8; 32])> {
-        let header = |(number, filling): (usize, &[u8; 12])| {
-            let root = plain(&[before, filling, after].concat());
+    fn one_by_one(before: &[u8], after: &[u8], branch: &[[u8; 32]], shares: &[Chosen]) -> Vec<[u8; 32]> {
+        let hash = |share: &Chosen| {
+            let root = plain(&[before, &share.filling, after].concat());
             let root = branch.iter().fold(root, |node, sibling| plain(&[node, *sibling].concat()));
-            let header = header_of(number, root);
-            (header, plain(&header))
+            let [version, ntime, nbits, nonce] = [share.version, share.ntime, NBITS, share.nonce].map(u32::to_le_bytes);
+            plain(&[&version[..], &PREV_HASH, &root, &ntime, &nbits, &nonce].concat())
         };
-        fillings.iter().enumerate().map(header).collect()
+        shares.iter().map(hash).collect()
     }
 
-    fn header_of(number: usize, root: [u8; 32]) -> [u8; 80] {
-        std::array::from_fn(|i| root[i % 32] ^ (i * number) as u8)
-    }
+    const NBITS: u32 = 0x1702_5a2c;
+    const PREV_HASH: [u8; 32] = *b"abcdefghijklmnopqrstuvwxyz012345";
 
-    fn together(before: &[u8], after: &[u8], branch: &[[u8; 32]], fillings: &[[u8; 12]]) -> Vec<([u8; 80], [u8; 32])> {
-        let mut all = Vec::new();
-        let message = Message::new(before, after, 12);
-        hash_shares(&message, branch, fillings, header_of, |header, hash| all.push((header, hash)));
+    fn together(before: &[u8], after: &[u8], branch: &[[u8; 32]], shares: &[Chosen]) -> Vec<[u8; 32]> {
+        let (mut all, message) = (Vec::new(), Message::new(before, after, 12));
+        let given = Given { coinbase: &message, branch, prev_hash: &PREV_HASH, nbits: NBITS };
+        hash_shares(&given, shares, |hash| all.push(hash));
         all
+    }
+
+    fn chosen((filling, [version, ntime, nonce]): ([u8; 12], [u32; 3])) -> Chosen {
+        Chosen { filling, version, ntime, nonce }
     }
 
     /// Every place of the gap in its block, one block and many behind it, and every number of shares.
     #[test]
     fn shares_together_are_hashed_as_each_alone() {
-        let fillings: Vec<[u8; 12]> = (0..16).map(|n| std::array::from_fn(|i| (n * 17 + i) as u8)).collect();
+        let fillings = (0..16).map(|n: usize| std::array::from_fn(|i| (n * 17 + i) as u8));
+        let shares: Vec<_> = fillings.zip(1..).map(|(filling, n)| chosen((filling, [n, n << 16, n << 24]))).collect();
         let branch = [[4; 32], [5; 32]];
         for (before, after) in (0..66).flat_map(|before| [0, 20, 43, 44, 130].map(|after| (before, after))) {
             let (before, after) = (vec![1; before], vec![3; after]);
-            let alone = one_by_one(&before, &after, &branch, &fillings);
-            assert_eq!(together(&before, &after, &branch, &fillings), alone, "{} bytes before the gap", before.len());
+            let alone = one_by_one(&before, &after, &branch, &shares);
+            assert_eq!(together(&before, &after, &branch, &shares), alone, "{} bytes before the gap", before.len());
         }
         for count in 0..=16 {
-            let alone = one_by_one(&[1; 70], &[3; 70], &branch, &fillings[..count]);
-            assert_eq!(together(&[1; 70], &[3; 70], &branch, &fillings[..count]), alone, "{count} shares");
+            let alone = one_by_one(&[1; 70], &[3; 70], &branch, &shares[..count]);
+            assert_eq!(together(&[1; 70], &[3; 70], &branch, &shares[..count]), alone, "{count} shares");
         }
     }
 
@@ -231,11 +249,11 @@ mod tests {
         fn any_shares_together_are_hashed_as_each_alone(
             before in prop::collection::vec(any::<u8>(), 0..400),
             after in prop::collection::vec(any::<u8>(), 0..400),
-            fillings in prop::collection::vec(any::<[u8; 12]>(), 0..=16),
+            shares in prop::collection::vec(any::<([u8; 12], [u32; 3])>().prop_map(chosen), 0..=16),
             branch in prop::collection::vec(any::<[u8; 32]>(), 0..14),
         ) {
-            let alone = one_by_one(&before, &after, &branch, &fillings);
-            prop_assert_eq!(together(&before, &after, &branch, &fillings), alone);
+            let alone = one_by_one(&before, &after, &branch, &shares);
+            prop_assert_eq!(together(&before, &after, &branch, &shares), alone);
         }
 
         #[test]

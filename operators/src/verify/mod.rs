@@ -5,7 +5,7 @@ mod ahead;
 mod tests;
 
 use bytes::Bytes;
-use sluice_mining::{JobTable, Judgement};
+use sluice_mining::{IssuedCache, JobTable, Judgement, Known};
 use sluice_proto::v1::{Submission, Verdict};
 use sluice_proto::{Body, Offset, RecordKind, Share};
 use sluice_topology::{
@@ -45,7 +45,7 @@ pub static KIND: Kind = Kind {
 };
 
 fn build(_: &BuildContext<'_>) -> Result<Box<dyn Operator>, OperatorError> {
-    Ok(Box::new(Verify { clock: None, ahead: Ahead::default() }))
+    Ok(Box::new(Verify { clock: None, ahead: Ahead::default(), issued: IssuedCache::default() }))
 }
 
 /// The operator: all it needs is in the table of jobs, as far as the newest job clock says.
@@ -53,6 +53,7 @@ struct Verify {
     /// The row in the state, once read.
     clock: Option<u64>,
     ahead: Ahead,
+    issued: IssuedCache,
 }
 
 impl Operator for Verify {
@@ -63,8 +64,10 @@ impl Operator for Verify {
                 let clock = self.advance(submission.job_clock, cx)?;
                 let jobs = cx.lookup::<JobTableState>("job_table")?;
                 let verdict = jobs.as_of(clock, |jobs| {
-                    let hashed = self.ahead.take(&Share::from(submission), jobs);
-                    verdict(submission, jobs, &jobs.judge_hashed(submission, time, hashed), input)
+                    let share = Share::from(submission);
+                    let hash = self.ahead.take(&share, jobs);
+                    let known = Known { issued: self.issued.of(share.difficulty), hash };
+                    verdict(submission, jobs, &jobs.judge_knowing(share, time, known), input)
                 })?;
                 cx.emit("out", Key::session(submission.session), time, Body::Verdict(verdict));
             }

@@ -8,7 +8,9 @@ use sluice_state::{TableSpec, Tables};
 use super::error::TaskError;
 use super::outbox::Outbox;
 use super::plan::{Destination, OperatorSpec, PortRef, TaskSpec};
-use crate::operator::{BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, StateView};
+use crate::operator::{
+    BuildContext, Context, Emission, Externals, Input, Lookups, Operator, OperatorError, StateView, is_same,
+};
 
 /// An operator in its place.
 pub(crate) struct Node {
@@ -114,18 +116,21 @@ impl Node {
         lookups: &Lookups,
         out: &mut Vec<Emission>,
         timed: Option<u64>,
-    ) -> Result<(), OperatorError> {
+    ) -> Result<(), Box<OperatorError>> {
         let begun = timed.map(|weight| (weight, Instant::now()));
         let before = out.len();
         let mut context = Context::new(StateView::new(tables, self.first_table), lookups, out).unwired(&self.unwired);
-        let result = self.operator.process(input, &mut context);
+        // The error is large and rare: it is not carried along what is done for every record.
+        if let Err(error) = self.operator.process(input, &mut context) {
+            return Err(Box::new(error));
+        }
         self.processed += 1;
         self.emitted += (out.len() - before) as u64;
         if let Some((weight, begun)) = begun {
             let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.busy_ns = self.busy_ns.saturating_add(nanos.saturating_mul(weight));
         }
-        result
+        Ok(())
     }
 
     /// The end of a batch: see [`Operator::settle`].
@@ -135,7 +140,7 @@ impl Node {
 
     /// Where what the operator sent goes; nowhere if the port is not wired.
     pub(crate) fn routes(&self, emission: &Emission) -> Result<&[Route], OperatorError> {
-        let port = self.ports.iter().find(|port| port.name == emission.port);
+        let port = self.ports.iter().find(|port| is_same(port.name, emission.port));
         let port = port.ok_or_else(|| OperatorError::Bug(format!("{} has no output {}", self.name, emission.port)))?;
         let kind = RecordKind::of(&emission.body);
         if port.writes.contains(&kind) {

@@ -7,13 +7,13 @@ use sluice_log::Record;
 use sluice_proto::{Body, EventTime, Offset, peek_share};
 
 use super::{Task, TaskInput};
-use crate::operator::{Emission, Input, Key, OperatorError};
+use crate::operator::{Emission, Input, Key, OperatorError, is_same};
 use crate::runtime::error::TaskError;
 use crate::runtime::nodes::Route;
 use crate::runtime::plan::PortRef;
 
 /// One in this many records has its operators' time taken.
-const TIMED_ONE_IN: u64 = 16;
+const TIMED_ONE_IN: u64 = 64;
 
 /// What is left to do for the record at hand; the last one is done first.
 pub(super) enum Work {
@@ -104,12 +104,14 @@ impl Task {
         let node = &mut self.nodes[to.operator];
         let given = Input { port: to.port, event_time, record: &record, source: &self.inputs[input].source };
         let processed = node.process(&given, &mut self.tables, &self.lookups, &mut self.emissions, timed);
-        match processed {
-            Err(OperatorError::Record(cause)) if self.letters.is_some() => {
-                self.emissions.clear();
-                return self.refuse_at(input, to, event_time, &record, cause);
-            }
-            processed => processed.map_err(|error| operator_error(&node.name, &self.inputs[input], error))?,
+        if let Err(error) = processed {
+            return match *error {
+                OperatorError::Record(cause) if self.letters.is_some() => {
+                    self.emissions.clear();
+                    self.refuse_at(input, to, event_time, &record, cause)
+                }
+                error => Err(operator_error(&node.name, &self.inputs[input], error)),
+            };
         }
         drop(record);
         for emission in self.emissions.drain(..).rev() {
@@ -124,7 +126,7 @@ impl Task {
 
     async fn require(&mut self, input: usize, operator: usize, kind: &str, offset: Offset) -> Result<(), TaskError> {
         let name = &self.nodes[operator].name;
-        let Some(broadcast) = self.broadcasts.iter_mut().find(|broadcast| broadcast.kind == kind) else {
+        let Some(broadcast) = self.broadcasts.iter_mut().find(|broadcast| is_same(broadcast.kind, kind)) else {
             let bug = crate::OperatorError::Bug(format!("it needs a table of kind {kind}, which it does not have"));
             return Err(operator_error(name, &self.inputs[input], bug));
         };
