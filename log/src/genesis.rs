@@ -8,13 +8,18 @@ use crate::{LogError, Partition};
 
 /// The genesis record of a partition of a topic that has `partitions` of them, in the log `uuid`.
 pub fn genesis_record(uuid: [u8; 16], of: &Partition, partitions: u32) -> Bytes {
+    genesis_at(EventTime::now(), uuid, of, partitions)
+}
+
+/// As [`genesis_record`], written at `time`.
+pub(crate) fn genesis_at(time: EventTime, uuid: [u8; 16], of: &Partition, partitions: u32) -> Bytes {
     let body = Genesis {
         log_uuid: Bytes::copy_from_slice(&uuid),
         topic: of.topic.to_string(),
         partition: of.number,
         partitions,
     };
-    encode(&Envelope::new(EventTime::now(), Coordinates::default(), Body::Genesis(body)))
+    encode(&Envelope::new(time, Coordinates::default(), Body::Genesis(body)))
 }
 
 /// Checks that `record` is the genesis record of `of` in the log `uuid`.

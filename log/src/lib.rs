@@ -12,6 +12,7 @@ mod chunk;
 pub mod conformance;
 mod embedded;
 mod genesis;
+mod kafka;
 mod memory;
 mod switch;
 mod tail;
@@ -19,6 +20,7 @@ mod types;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics, is_written};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
+pub use kafka::{KafkaLog, KafkaOptions};
 pub use memory::MemoryLog;
 pub use switch::{SwitchLog, read_only};
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};

@@ -174,11 +174,14 @@ pub enum LogError {
         next: Offset,
     },
     /// The log has stopped after an I/O error: nothing is appended any more until it is opened again.
-    #[error("the log has stopped: {0}; free the disk or repair it, then start again (what was acknowledged is safe)")]
+    #[error("the log has stopped: {0}; mend that (is a disk full?), then start again (what was acknowledged is safe)")]
     Stopped(Arc<str>),
     /// What is on disk is damaged or of another program.
     #[error("the log is damaged: {0}")]
     Corrupt(String),
+    /// What brokers have is not what the file asks for.
+    #[error("{0}; change it on the brokers, or what the file asks for")]
+    Unfit(String),
     /// Any other error of the storage.
     #[error("log storage: {0}")]
     Storage(String),

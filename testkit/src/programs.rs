@@ -63,7 +63,7 @@ pub(crate) fn find(name: &str, variable: &str, on_path: bool, cached: &str) -> R
 }
 
 /// Where the set-up keeps what it builds.
-fn cache_dir() -> Result<PathBuf> {
+pub(crate) fn cache_dir() -> Result<PathBuf> {
     let named = |variable: &str| std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = || named("HOME").map(|home| home.join(".cache"));
     let parent = || named("XDG_CACHE_HOME").or_else(home).map(|cache| cache.join("sluice"));

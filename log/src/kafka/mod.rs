@@ -1,0 +1,479 @@
+//! The log on Apache Kafka or Redpanda (DESIGN 4, docs/adr/0023).
+//!
+//! ```text
+//! append --> appends: one idempotent producer, acks=all, explicit partitions --> brokers
+//! read   <-- readers: cursors, shared by who reads at the same place        <-- brokers
+//! topics, bounds, trim: topics                identity, genesis records: registry
+//! ```
+//!
+//! Durable means: on as many brokers as `min_insync` says. Nothing rests on Kafka's transactions, groups or committed
+//! offsets. A record may be there twice after a change of leaders; readers know by its coordinates (DESIGN 5). Where a partition lost
+//! records that were durable, or was made anew, its positions, its genesis record or its lanes do not fit any more, and who reads it
+//! stops (invariant P1).
+
+mod appends;
+mod cursor;
+mod readers;
+mod registry;
+mod settings;
+mod topics;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use parking_lot::RwLock;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use sluice_proto::Offset;
+use tokio::time::Instant;
+
+use crate::genesis::{genesis_record, new_uuid};
+use crate::{Bounds, Log, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
+use appends::{Appends, Slot};
+use readers::Readers;
+use registry::Registry;
+pub use settings::KafkaOptions;
+use settings::MAX_RECORD;
+use topics::Topics;
+
+/// How long the last appends have to become durable when the log is closed.
+const CLOSE: Duration = Duration::from_secs(3);
+/// How long a record that is there may take to come: brokers may change meanwhile.
+const ARRIVES: Duration = Duration::from_secs(30);
+/// Most bytes of the registry that are read at once.
+const REGISTRY_BYTES: usize = 1 << 20;
+
+/// A log on brokers. Any number of processes may have it open.
+pub struct KafkaLog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    uuid: [u8; 16],
+    options: KafkaOptions,
+    topics: Topics,
+    appends: Appends,
+    readers: Arc<Readers>,
+    registry: tokio::sync::Mutex<Registry>,
+    known: RwLock<HashMap<Arc<str>, Arc<Known>>>,
+}
+
+/// A topic that has been looked at.
+struct Known {
+    partitions: Vec<KnownPartition>,
+}
+
+struct KnownPartition {
+    place: (Arc<str>, i32),
+    slot: Arc<Slot>,
+    genesis: Bytes,
+}
+
+impl KafkaLog {
+    /// Opens the log on the brokers; begins it where there is none.
+    ///
+    /// # Errors
+    /// If the brokers cannot be reached, or the topic of the registry is not as this log needs it.
+    pub async fn open(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
+        let (topics, appends, readers) =
+            (Topics::open(&options)?, Appends::open(&options)?, Readers::new(options.clone())?);
+        let spec = TopicSpec { name: registry::TOPIC.into(), partitions: 1, retention: Retention::default() };
+        let on_brokers: Arc<str> = format!("{}{}", options.prefix, registry::TOPIC).into();
+        topics.create(&on_brokers, &spec).await?;
+        match topics.describe(&on_brokers).await? {
+            Some(described) => described.check(&on_brokers, &options)?,
+            None => return Err(LogError::Storage(format!("Kafka does not show the topic {on_brokers} it has made"))),
+        }
+        let mut registry = Registry::default();
+        let place = (Arc::clone(&on_brokers), 0);
+        catch_up(&mut registry, &topics, &readers, &place).await?;
+        if registry.uuid().is_none() {
+            let at = Partition::new(registry::TOPIC, 0);
+            let slot = Slot::new(on_brokers.to_string(), 0, at.clone());
+            let genesis = genesis_record(new_uuid(), &at, 1);
+            answered(appends.append(&slot, vec![genesis])).await?;
+            catch_up(&mut registry, &topics, &readers, &place).await?;
+        }
+        let uuid = registry.uuid().ok_or_else(|| LogError::Storage("Kafka does not show the log's genesis".into()))?;
+        let registry = tokio::sync::Mutex::new(registry);
+        let inner = Inner { uuid, options, topics, appends, readers, registry, known: RwLock::default() };
+        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+    }
+
+    /// Ends the log: waits a moment for the last appends, takes no more.
+    ///
+    /// # Errors
+    /// If they have not become durable by then.
+    pub fn close(&self) -> Result<(), LogError> {
+        self.inner.appends.close(CLOSE)
+    }
+}
+
+/// Reads the registry to its end.
+async fn catch_up(
+    registry: &mut Registry,
+    topics: &Topics,
+    readers: &Readers,
+    place: &(Arc<str>, i32),
+) -> Result<(), LogError> {
+    let at = Partition::new(registry::TOPIC, 0);
+    let end = topics.bounds(&place.0, &at).await?.next;
+    while registry.next < end {
+        // An answer is a matter of milliseconds; the wait is for brokers that change.
+        let deadline = Instant::now() + ARRIVES;
+        let read = readers.read(place, registry.next.get(), REGISTRY_BYTES, deadline).await?;
+        let records = read.map_err(|error| storage("the registry of topics", &error))?;
+        if records.is_empty() {
+            return Err(LogError::Storage(format!("{at} does not show offset {}, but ends at {end}", registry.next)));
+        }
+        registry.take(records)?;
+    }
+    Ok(())
+}
+
+async fn answered(answer: tokio::sync::oneshot::Receiver<appends::Answer>) -> Result<Offset, LogError> {
+    answer.await.unwrap_or_else(|_| Err(LogError::Stopped("it was closed".into())))
+}
+
+impl Inner {
+    fn on_brokers(&self, topic: &str) -> Arc<str> {
+        format!("{}{topic}", self.options.prefix).into()
+    }
+
+    async fn create(&self, spec: &TopicSpec) -> Result<TopicInfo, LogError> {
+        spec.check()?;
+        let name = self.on_brokers(&spec.name);
+        let mut registry = self.registry.lock().await;
+        self.topics.create(&name, spec).await?;
+        let Some(described) = self.topics.describe(&name).await? else {
+            return Err(LogError::Storage(format!("Kafka does not show the topic {name} it has made")));
+        };
+        let mut info = spec.info();
+        info.partitions = described.partitions;
+        info.check_count(spec)?;
+        described.check(&name, &self.options)?;
+        if described.retention() != spec.retention {
+            self.topics.retain(&name, spec.retention).await?;
+        }
+        self.name_partitions(&mut registry, &info).await?;
+        self.look_up(&info.name, &registry).await?;
+        Ok(info)
+    }
+
+    /// Gives each partition its genesis record, as the registry has it.
+    async fn name_partitions(&self, registry: &mut Registry, info: &TopicInfo) -> Result<(), LogError> {
+        self.refresh(registry).await?;
+        let missing: Vec<_> = info.all().filter(|at| registry.named(at).is_none()).collect();
+        if !missing.is_empty() {
+            let records = missing.iter().map(|at| genesis_record(self.uuid, at, info.partitions)).collect();
+            self.register(registry, records).await?;
+        }
+        let mut created = Vec::new();
+        for at in info.all() {
+            let Some(named) = registry.named(&at).filter(|named| !named.created) else { continue };
+            let (name, genesis) = (self.on_brokers(&at.topic), named.genesis.clone());
+            // Another process may be at it: then it is there twice, and read once.
+            if self.topics.bounds(&name, &at).await?.next == Offset::ZERO {
+                let slot = Slot::new(name.to_string(), number(&at)?, at.clone());
+                answered(self.appends.append(&slot, vec![genesis])).await?;
+            }
+            created.push(registry::created(self.uuid, &at, info.partitions));
+        }
+        if created.is_empty() { Ok(()) } else { self.register(registry, created).await }
+    }
+
+    async fn register(&self, registry: &mut Registry, records: Vec<Bytes>) -> Result<(), LogError> {
+        let at = Partition::new(registry::TOPIC, 0);
+        let slot = Slot::new(self.on_brokers(registry::TOPIC).to_string(), 0, at);
+        answered(self.appends.append(&slot, records)).await?;
+        self.refresh(registry).await
+    }
+
+    async fn refresh(&self, registry: &mut Registry) -> Result<(), LogError> {
+        catch_up(registry, &self.topics, &self.readers, &(self.on_brokers(registry::TOPIC), 0)).await
+    }
+
+    /// Makes a topic known, once each of its partitions has been found to be what the registry says.
+    async fn look_up(&self, topic: &Arc<str>, registry: &Registry) -> Result<Arc<Known>, LogError> {
+        if let Some(known) = self.known.read().get(topic) {
+            return Ok(Arc::clone(known));
+        }
+        let unknown = || LogError::Unknown(Partition::new(Arc::clone(topic), 0));
+        let count = registry.named(&Partition::new(Arc::clone(topic), 0)).ok_or_else(unknown)?.partitions;
+        let (name, mut partitions) = (self.on_brokers(topic), Vec::new());
+        for partition in 0..count {
+            let at = Partition::new(Arc::clone(topic), partition);
+            let named = registry.named(&at).ok_or_else(unknown)?;
+            let place = (Arc::clone(&name), number(&at)?);
+            self.check_genesis(&at, &place, named).await?;
+            let slot = Slot::new(name.to_string(), place.1, at);
+            partitions.push(KnownPartition { place, slot, genesis: named.genesis.clone() });
+        }
+        let known = Arc::new(Known { partitions });
+        Ok(Arc::clone(self.known.write().entry(Arc::clone(topic)).or_insert(known)))
+    }
+
+    /// The partition begins with the record that the registry has, unless its beginning was removed.
+    async fn check_genesis(
+        &self,
+        at: &Partition,
+        place: &(Arc<str>, i32),
+        named: &registry::Named,
+    ) -> Result<(), LogError> {
+        let bounds = self.topics.bounds(&place.0, at).await?;
+        let anew = |what: &str| {
+            LogError::Corrupt(format!(
+                "{at} on the brokers {what}: the topic was deleted or made anew behind this log's back. Restore it, or give \
+                 the log another `prefix`"
+            ))
+        };
+        if bounds.next == Offset::ZERO {
+            return if named.created { Err(anew("has no record, and has had some")) } else { Ok(()) };
+        }
+        if bounds.start > Offset::ZERO {
+            return Ok(());
+        }
+        let deadline = Instant::now() + ARRIVES;
+        let read = self.readers.read(place, 0, 1, deadline).await?;
+        let read = read.map_err(|error| storage(&format!("the genesis record of {at}"), &error))?;
+        match read.first() {
+            Some(record) if record.value == named.genesis => Ok(()),
+            _ => Err(anew("begins with another record than this log has given it")),
+        }
+    }
+
+    async fn known(&self, at: &Partition) -> Result<Arc<Known>, LogError> {
+        let known = self.known.read().get(&at.topic).cloned();
+        let known = match known {
+            Some(known) => known,
+            // Another process may have made it since.
+            None => {
+                let mut registry = self.registry.lock().await;
+                self.refresh(&mut registry).await?;
+                self.look_up(&at.topic, &registry).await.map_err(|error| match error {
+                    LogError::Unknown(_) => LogError::Unknown(at.clone()),
+                    error => error,
+                })?
+            }
+        };
+        if known.partitions.len() > at.number as usize { Ok(known) } else { Err(LogError::Unknown(at.clone())) }
+    }
+
+    async fn read(
+        &self,
+        at: &Partition,
+        offset: Offset,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<Record>, LogError> {
+        let known = self.known(at).await?;
+        let KnownPartition { place, genesis, .. } = &known.partitions[at.number as usize];
+        if offset > Offset::ZERO {
+            return self.read_behind(at, place, offset, max_bytes, wait).await;
+        }
+        // With the genesis record in hand there is nothing to wait for.
+        let mut records = vec![Record { offset, value: genesis.clone() }];
+        let from = self.topics.bounds(&place.0, at).await?.start.max(Offset::new(1));
+        records.extend(self.read_behind(at, place, from, max_bytes, Duration::ZERO).await?);
+        Ok(records)
+    }
+
+    /// As [`Log::read`], behind the genesis record. How far the partition goes is asked where no cursor has been yet, and
+    /// where nothing came for as long as the caller waits: so a partition that has become shorter is noticed.
+    async fn read_behind(
+        &self,
+        at: &Partition,
+        place: &(Arc<str>, i32),
+        from: Offset,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> Result<Vec<Record>, LogError> {
+        let deadline = Instant::now() + wait;
+        if self.readers.is_known(place, from.get()) {
+            let found = self.read_once(at, place, from, max_bytes, deadline).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        loop {
+            let bounds = self.topics.bounds(&place.0, at).await?;
+            check_range(at, from, bounds)?;
+            if from < bounds.next {
+                let found = self.read_once(at, place, from, max_bytes, Instant::now() + ARRIVES).await?;
+                let missing = || {
+                    LogError::Storage(format!("Kafka does not show {at} offset {from}, but ends at {}", bounds.next))
+                };
+                return if found.is_empty() { Err(missing()) } else { Ok(found) };
+            }
+            if Instant::now() >= deadline {
+                return Ok(Vec::new());
+            }
+            let found = self.read_once(at, place, from, max_bytes, deadline).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn read_once(
+        &self,
+        at: &Partition,
+        place: &(Arc<str>, i32),
+        from: Offset,
+        max_bytes: usize,
+        deadline: Instant,
+    ) -> Result<Vec<Record>, LogError> {
+        match self.readers.read(place, from.get(), max_bytes, deadline).await? {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                self.readers.give_up_failed(place);
+                check_range(at, from, self.topics.bounds(&place.0, at).await?)?;
+                Err(storage(&format!("reading {at} from offset {from} on"), &error))
+            }
+        }
+    }
+
+    async fn trim(&self, of: &Partition, before: Offset) -> Result<(), LogError> {
+        let known = self.known(of).await?;
+        let place = &known.partitions[of.number as usize].place;
+        if let Some(start) = crate::trim_to(of, self.topics.bounds(&place.0, of).await?, before)? {
+            self.topics.trim(&place.0, of, start).await?;
+            self.readers.forget_before(place, start);
+        }
+        Ok(())
+    }
+
+    async fn bounds(&self, of: &Partition) -> Result<Bounds, LogError> {
+        let known = self.known(of).await?;
+        self.topics.bounds(&known.partitions[of.number as usize].place.0, of).await
+    }
+
+    async fn all_topics(&self) -> Result<Vec<TopicInfo>, LogError> {
+        let mut registry = self.registry.lock().await;
+        self.refresh(&mut registry).await?;
+        let (names, mut topics) = (registry.topics(), Vec::new());
+        for name in names {
+            let partitions = registry.named(&Partition::new(name.clone(), 0)).map_or(0, |named| named.partitions);
+            if let Some(described) = self.topics.describe(&self.on_brokers(&name)).await? {
+                topics.push(TopicInfo { name, partitions, retention: described.retention() });
+            }
+        }
+        Ok(topics)
+    }
+
+    /// Begins an append, if the topic is known; else gives the batch back.
+    fn begin(&self, to: &Partition, batch: Vec<Bytes>) -> Result<Begun, LogError> {
+        if let Some(bytes) = batch.iter().map(Bytes::len).find(|&bytes| bytes > MAX_RECORD) {
+            return Err(LogError::TooLarge { partition: to.clone(), bytes, limit: MAX_RECORD });
+        }
+        let known = self.known.read().get(&to.topic).cloned();
+        let Some(known) = known else { return Ok(Begun::NotKnown(batch)) };
+        let partition = known.partitions.get(to.number as usize).ok_or_else(|| LogError::Unknown(to.clone()))?;
+        if batch.is_empty() {
+            return Ok(Begun::Empty);
+        }
+        Ok(Begun::Waits(self.appends.append(&partition.slot, batch)))
+    }
+}
+
+enum Begun {
+    Waits(tokio::sync::oneshot::Receiver<appends::Answer>),
+    Empty,
+    NotKnown(Vec<Bytes>),
+}
+
+impl Log for KafkaLog {
+    fn uuid(&self) -> [u8; 16] {
+        self.inner.uuid
+    }
+
+    fn create_topic<'a>(&'a self, spec: &'a TopicSpec) -> BoxFuture<'a, Result<TopicInfo, LogError>> {
+        self.inner.create(spec).boxed()
+    }
+
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, LogError>> {
+        self.inner.all_topics().boxed()
+    }
+
+    fn append(&self, to: &Partition, batch: Vec<Bytes>) -> BoxFuture<'static, Result<Offset, LogError>> {
+        let begun = match self.inner.begin(to, batch) {
+            Err(error) => return ready(Err(error)).boxed(),
+            Ok(begun) => begun,
+        };
+        let (inner, to) = (Arc::clone(&self.inner), to.clone());
+        async move {
+            match begun {
+                Begun::Waits(answer) => answered(answer).await,
+                Begun::Empty => Ok(inner.bounds(&to).await?.next),
+                // Another process has made the topic. The order of the first appends is that of the polls then.
+                Begun::NotKnown(batch) => {
+                    inner.known(&to).await?;
+                    match inner.begin(&to, batch)? {
+                        Begun::Waits(answer) => answered(answer).await,
+                        Begun::Empty => Ok(inner.bounds(&to).await?.next),
+                        Begun::NotKnown(_) => Err(LogError::Unknown(to)),
+                    }
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn read(
+        &self,
+        from: &Partition,
+        offset: Offset,
+        max_bytes: usize,
+        wait: Duration,
+    ) -> BoxFuture<'static, Result<Vec<Record>, LogError>> {
+        let (inner, from) = (Arc::clone(&self.inner), from.clone());
+        async move { inner.read(&from, offset, max_bytes, wait).await }.boxed()
+    }
+
+    fn bounds(&self, of: &Partition) -> BoxFuture<'static, Result<Bounds, LogError>> {
+        let (inner, of) = (Arc::clone(&self.inner), of.clone());
+        async move { inner.bounds(&of).await }.boxed()
+    }
+
+    fn trim(&self, of: &Partition, before: Offset) -> BoxFuture<'static, Result<(), LogError>> {
+        let (inner, of) = (Arc::clone(&self.inner), of.clone());
+        async move { inner.trim(&of, before).await }.boxed()
+    }
+}
+
+fn check_range(at: &Partition, asked: Offset, Bounds { start, next }: Bounds) -> Result<(), LogError> {
+    if (start.max(Offset::new(1))..=next).contains(&asked) {
+        return Ok(());
+    }
+    Err(LogError::OutOfRange { partition: at.clone(), asked, start, next })
+}
+
+/// Number of a partition as Kafka counts.
+fn number(at: &Partition) -> Result<i32, LogError> {
+    i32::try_from(at.number).map_err(|_| LogError::Unknown(at.clone()))
+}
+
+fn storage(what: &str, error: &KafkaError) -> LogError {
+    let hint = match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure) => {
+            ": no broker answers; are they up, and are `brokers` right?"
+        }
+        _ => "",
+    };
+    LogError::Storage(format!("{what} on Kafka: {error}{hint}"))
+}
+
+/// What librdkafka has to say.
+fn report(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            tracing::warn!(target: "kafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => tracing::info!(target: "kafka", facility, "{message}"),
+        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(target: "kafka", facility, "{message}"),
+    }
+}
