@@ -14,14 +14,16 @@ mod embedded;
 mod genesis;
 mod kafka;
 mod memory;
+mod metrics;
 mod switch;
 mod tail;
 mod types;
 
-pub use embedded::{EmbeddedLog, EmbeddedOptions, LATENCY_BOUNDS_US, LogFollower, LogMetrics, is_written};
+pub use embedded::{EmbeddedLog, EmbeddedOptions, LogFollower, is_written};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use kafka::{KafkaLog, KafkaOptions};
 pub use memory::MemoryLog;
+pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
 pub use switch::{SwitchLog, read_only};
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 

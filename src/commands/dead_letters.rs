@@ -7,13 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use sluice_log::{LogFollower, SharedLog, new_uuid};
+use sluice_log::{SharedLog, new_uuid};
 use sluice_proto::Offset;
 use sluice_topology::runtime::Owners;
 use sluice_topology::runtime::letters::{FoundLetter, REDRIVE_SOURCE, dead_letters, redrive};
 
 use crate::cli::{Common, FileArgs};
-use crate::pool::open_log_to_change;
+use crate::pool::log::{OpenLog, open_to_read};
 use crate::{logging, topology_file};
 
 /// `sluice dead-letters`.
@@ -65,9 +65,7 @@ pub(crate) fn run(args: &DeadLettersArgs, common: &Common) -> anyhow::Result<Exi
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &args.action {
         Action::Ls { file, json } => {
-            let dir = topology_file::load(file)?.config.log.dir;
-            let log: SharedLog = LogFollower::open(&dir)
-                .with_context(|| format!("cannot read the log in {}; has this topology run here?", dir.display()))?;
+            let log = runtime.block_on(open_to_read(&topology_file::load(file)?.config.log))?;
             let letters = runtime.block_on(dead_letters(&log))?;
             let mut out = BufWriter::new(std::io::stdout().lock());
             letters.iter().try_for_each(|letter| show(&mut out, letter, *json))?;
@@ -75,8 +73,8 @@ pub(crate) fn run(args: &DeadLettersArgs, common: &Common) -> anyhow::Result<Exi
         }
         Action::Redrive { file, letters, all } => {
             let config = topology_file::load(file)?.config;
-            let log = open_log_to_change(&config).context("the pool must be stopped")?;
-            let shared: SharedLog = log.clone();
+            let log = runtime.block_on(OpenLog::open_to_change(&config.log)).context("the pool must be stopped")?;
+            let shared = log.shared();
             let chosen = (!all).then_some(letters.as_slice());
             let redriven = runtime.block_on(redrive_chosen(&shared, &config.state.dir, chosen))?;
             drop(shared);

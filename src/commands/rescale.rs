@@ -16,6 +16,7 @@ use sluice_topology::spec::parse_duration;
 use sluice_topology::{Externals, Graph, Topic};
 
 use crate::cli::{Common, FileArgs};
+use crate::pool::log::OpenLog;
 use crate::{logging, pool, topology_file};
 
 /// `sluice rescale`.
@@ -53,8 +54,8 @@ pub(crate) fn run(args: &RescaleArgs, common: &Common) -> anyhow::Result<ExitCod
 }
 
 async fn change(graph: &Graph, since: Option<Duration>) -> anyhow::Result<()> {
-    let log = pool::open_log_to_change(&graph.config).context("stop the pool first, if it runs")?;
-    let shared: SharedLog = log.clone();
+    let log = OpenLog::open_to_change(&graph.config.log).await.context("stop the pool first, if it runs")?;
+    let shared = log.shared();
     let topics = pending(graph, &shared).await?;
     if topics.is_empty() {
         println!("nothing to do: the log has the generations that the file asks for");

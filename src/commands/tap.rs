@@ -4,12 +4,13 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use sluice_log::{Log, LogFollower, Partition, Record, TopicInfo};
+use anyhow::bail;
+use sluice_log::{Log, Partition, Record, TopicInfo};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Offset, RecordKind, decode};
 
 use crate::cli::{Common, From, TapArgs};
+use crate::pool::log::{open_to_read, wait_for};
 use crate::{logging, topology_file};
 
 /// Bytes of one read.
@@ -21,11 +22,8 @@ const WAIT: Duration = Duration::from_millis(100);
 pub(crate) fn run(args: &TapArgs, common: &Common) -> anyhow::Result<ExitCode> {
     logging::start(common)?;
     let graph = topology_file::load(&args.file)?;
-    let dir = &graph.config.log.dir;
-    let log = LogFollower::open(dir)
-        .with_context(|| format!("cannot read the log in {}; has this topology run here?", dir.display()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(tap(args, log.as_ref())) {
+    let tapped = wait_for(async { tap(args, open_to_read(&graph.config.log).await?.as_ref()).await });
+    match tapped {
         // Whoever read our output has had enough.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         other => other.map(|()| ExitCode::SUCCESS),

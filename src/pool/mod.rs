@@ -7,6 +7,7 @@
 
 mod checkpoints;
 pub(crate) mod control;
+pub(crate) mod log;
 mod metrics;
 mod services;
 mod standby;
@@ -17,11 +18,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use sluice_api::{ApiServer, PoolView};
 use sluice_jobmanager::Nodes;
 use sluice_ledger::LedgerStore;
-use sluice_log::{EmbeddedLog, EmbeddedOptions, SharedLog};
 use sluice_mining::node::BlockNodes;
 use sluice_operators::ledger::{LedgerRules, rules};
 use sluice_operators::submit::Maturity;
@@ -31,10 +31,10 @@ use sluice_topology::{Config, Externals, Graph};
 
 use checkpoints::Checkpointing;
 use control::{Control, Powers};
+use log::OpenLog;
 use services::Services;
 pub(crate) use standby::Standby;
 use standing::before_start;
-pub(crate) use standing::log_exists;
 pub(crate) use view::View;
 
 /// What the process has to stop everything: a supervisor may kill it after 5 seconds.
@@ -56,7 +56,7 @@ pub(crate) enum End {
 
 /// A running pool.
 pub(crate) struct Pool {
-    log: Arc<EmbeddedLog>,
+    log: OpenLog,
     runtime: Arc<RuntimeHandle>,
     services: Arc<Services>,
     ledger: Option<Arc<dyn LedgerStore>>,
@@ -75,14 +75,14 @@ impl Pool {
     /// If they do not fit what is on disk, or any part cannot start.
     pub(crate) async fn start(graph: &Graph, only: &[String], rebuild: bool) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
-        if !log_exists(&graph.config) {
+        if !log::exists(&graph.config.log).await? {
             before_start(graph, only, None, rebuild).await?;
         }
-        let log = open_log(&graph.config)?;
-        let shared: SharedLog = log.clone();
+        let log = OpenLog::open(&graph.config.log).await?;
+        let shared = log.shared();
         before_start(graph, only, Some(&shared), rebuild).await?;
         let nodes = services::node_configs(&graph.config)?;
-        let ledger = open_ledger(graph, &plan, log.as_ref()).await?;
+        let ledger = open_ledger(graph, &plan, shared.uuid()).await?;
         let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;
         let state_dir = &graph.config.state.dir;
         let open = if rebuild { StateEnv::rebuilding } else { StateEnv::on_disk };
@@ -95,11 +95,11 @@ impl Pool {
     async fn with_tasks(
         graph: &Graph,
         only: &[String],
-        (log, runtime): (Arc<EmbeddedLog>, RuntimeHandle),
+        (log, runtime): (OpenLog, RuntimeHandle),
         ledger: Option<Arc<dyn LedgerStore>>,
         nodes: Vec<sluice_jobmanager::NodeConfig>,
     ) -> anyhow::Result<Self> {
-        let shared: SharedLog = log.clone();
+        let shared = log.shared();
         let network = graph.config.bitcoin.network.as_str().to_owned();
         let runtime = Arc::new(runtime);
         let services = Arc::new(Services::start(graph, only, &shared, &runtime.owners(), nodes).await?);
@@ -191,24 +191,6 @@ async fn interrupt(ledger: Option<&dyn LedgerStore>) {
     std::future::pending().await
 }
 
-fn open_log(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
-    let dir = &config.log.dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
-    Ok(EmbeddedLog::open(EmbeddedOptions::new(dir))?)
-}
-
-/// The log of a pool that does not run; nothing in it grows too old while it is open.
-///
-/// # Errors
-/// If there is none, which a command must not make, or if a process has it open.
-pub(crate) fn open_log_to_change(config: &Config) -> anyhow::Result<Arc<EmbeddedLog>> {
-    if !log_exists(config) {
-        bail!("there is no log in {}; has this topology run here?", config.log.dir.display());
-    }
-    let never = Duration::from_secs(u64::from(u32::MAX));
-    Ok(EmbeddedLog::open(EmbeddedOptions { retention_interval: never, ..EmbeddedOptions::new(&config.log.dir) })?)
-}
-
 /// The memory of all states together: a quarter may be write buffers.
 pub(crate) fn memory(config: &Config) -> MemoryLimits {
     let cache = usize::try_from(config.state.memory).unwrap_or(usize::MAX);
@@ -220,13 +202,11 @@ fn runs(plan: &Plan, kind: &str) -> bool {
 }
 
 /// The ledger, where this process writes it or shows it.
-async fn open_ledger(graph: &Graph, plan: &Plan, log: &EmbeddedLog) -> anyhow::Result<Option<Arc<dyn LedgerStore>>> {
-    use sluice_log::Log;
+async fn open_ledger(graph: &Graph, plan: &Plan, uuid: [u8; 16]) -> anyhow::Result<Option<Arc<dyn LedgerStore>>> {
     if !runs(plan, "ledger") {
         return Ok(None);
     }
     let url = graph.config.ledger.url.reveal().context("the ledger's url")?;
-    let uuid = log.uuid();
     let opened = tokio::task::spawn_blocking(move || {
         let store = sluice_ledger::open(&url)?;
         store.bind_log(uuid)?;

@@ -1,15 +1,17 @@
 //! A pool that follows another one on the same log, and takes over when that is gone (docs/adr/0015).
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use sluice_log::{EmbeddedLog, EmbeddedOptions, Log, LogError, LogFollower, SharedLog, SwitchLog, is_written};
 use sluice_state::StateEnv;
-use sluice_topology::Graph;
 use sluice_topology::runtime::{Plan, RuntimeOptions, StandbyRuntime, TopologyRuntime, rescale};
+use sluice_topology::{Graph, LogConfig};
 
-use super::{Pool, externals, log_exists, memory, open_ledger, services};
+use super::log::{OpenLog, exists};
+use super::{Pool, externals, memory, open_ledger, services};
 
 /// How often the log's lock is looked at: it is one call to the system.
 const LOOK: Duration = Duration::from_millis(20);
@@ -22,6 +24,8 @@ const STOP: Duration = Duration::from_secs(4);
 pub(crate) struct Standby<'a> {
     graph: &'a Graph,
     only: &'a [String],
+    /// Of the log.
+    dir: &'a Path,
     log: Arc<SwitchLog>,
     runtime: StandbyRuntime,
 }
@@ -34,13 +38,16 @@ impl<'a> Standby<'a> {
     /// If a task cannot start, or the generations of the log are not those of the file.
     pub(crate) async fn start(graph: &'a Graph, only: &'a [String]) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
-        let follower = follow(graph, &plan).await?;
+        let LogConfig::Embedded { dir } = &graph.config.log else {
+            bail!("a standby follows a pool on an embedded log: on brokers, run a second process of what is to go on");
+        };
+        let follower = follow(graph, dir, &plan).await?;
         let log = SwitchLog::new(follower);
         let env = StateEnv::on_disk(&graph.config.state.dir, memory(&graph.config))?;
         let started = TopologyRuntime::standby(plan, log.clone(), env, RuntimeOptions::default()).await;
         let runtime = started.context("a standby needs a state directory of its own: --set state.dir=DIR")?;
-        tracing::info!(log = %graph.config.log.dir.display(), "standby: following the pool on this log");
-        Ok(Self { graph, only, log, runtime })
+        tracing::info!(log = %dir.display(), "standby: following the pool on this log");
+        Ok(Self { graph, only, dir, log, runtime })
     }
 
     /// Returns the log, open for writing, as soon as no other process writes it.
@@ -49,7 +56,7 @@ impl<'a> Standby<'a> {
     /// If a task has failed: what the pool wrote is not what it would have written, or it cannot go on; or if the log
     /// cannot be opened.
     pub(crate) async fn log_is_free(&self) -> anyhow::Result<Arc<EmbeddedLog>> {
-        let dir = &self.graph.config.log.dir;
+        let dir = self.dir;
         loop {
             tokio::select! {
                 failure = self.runtime.failed() => bail!(failure),
@@ -79,10 +86,10 @@ impl<'a> Standby<'a> {
         self.log.switch(log.clone())?;
         let plan = self.graph.plan(self.only)?;
         let nodes = services::node_configs(&self.graph.config)?;
-        let ledger = open_ledger(self.graph, &plan, log.as_ref()).await?;
+        let ledger = open_ledger(self.graph, &plan, log.uuid()).await?;
         let externals = externals(&self.graph.config, &plan, &nodes, ledger.clone()).await?;
         let runtime = self.runtime.promote(Arc::new(externals)).await?;
-        let pool = Pool::with_tasks(self.graph, self.only, (log, runtime), ledger, nodes).await?;
+        let pool = Pool::with_tasks(self.graph, self.only, (OpenLog::Embedded(log), runtime), ledger, nodes).await?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(took_ms, "standby: took over");
         Ok(pool)
@@ -97,8 +104,7 @@ impl<'a> Standby<'a> {
 }
 
 /// Reads the log beside its writer, once all topics of the plan are there, in the generations of the file.
-async fn follow(graph: &Graph, plan: &Plan) -> anyhow::Result<Arc<LogFollower>> {
-    let dir = &graph.config.log.dir;
+async fn follow(graph: &Graph, dir: &Path, plan: &Plan) -> anyhow::Result<Arc<LogFollower>> {
     let mut told = false;
     loop {
         match LogFollower::open(dir) {
@@ -111,7 +117,7 @@ async fn follow(graph: &Graph, plan: &Plan) -> anyhow::Result<Arc<LogFollower>> 
                 }
             }
             // There is no log, or its writer is making it.
-            Err(LogError::Storage(_)) if !log_exists(&graph.config) || is_written(dir)? => {}
+            Err(LogError::Storage(_)) if !exists(&graph.config.log).await? || is_written(dir)? => {}
             Err(error) => return Err(error.into()),
         }
         if !std::mem::replace(&mut told, true) {

@@ -2,13 +2,8 @@
 
 use anyhow::bail;
 use sluice_log::SharedLog;
+use sluice_topology::Graph;
 use sluice_topology::disk::{LogFacts, States, judge};
-use sluice_topology::{Config, Graph};
-
-/// Whether there is a log in its directory.
-pub(crate) fn log_exists(config: &Config) -> bool {
-    config.log.dir.join("CURRENT").exists()
-}
 
 /// What `sluice plan` says, before a start: of the parts that `only` names, on this log.
 ///

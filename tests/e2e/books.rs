@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use bitcoin::hashes::Hash;
-use sluice_log::{LogFollower, SharedLog};
+use sluice_log::SharedLog;
 use sluice_proto::v1::{Reason, Submission, Verdict};
 use sluice_proto::{Body, EventTime, hash32, hash64};
 use sluice_testkit::harness::PoolProcess;
 use sluice_testkit::miner::{CpuMiner, Outcome, Share};
 use sluice_testkit::simnode::SimNode;
 
-use crate::common::{PATIENCE, Read, open_log, read_topic, wait};
+use crate::common::{PATIENCE, Read, follow_log, open_log, read_topic, wait};
 use crate::crash::miner;
 
 /// As many blocks at least are found before the books are closed.
@@ -90,7 +90,7 @@ pub fn replayed(pool: &PoolProcess) -> serde_json::Value {
 /// Waits until every slice with a share is closed, every found block is confirmed or orphaned and everything is read.
 fn settle(pool: &PoolProcess, node: &SimNode) {
     let now = EventTime::now().millis();
-    let log: SharedLog = LogFollower::open(pool.dir().join("log")).unwrap();
+    let log = follow_log(pool.dir());
     wait("the slices of the last shares to close", || {
         let records = read_topic(&log, "share.tallies");
         let closed = records.iter().filter_map(|read| match read.body() {
@@ -132,7 +132,7 @@ type Place = (u32, u32, u64);
 
 /// The topics of the shares, one for each generation.
 fn generations(log: &SharedLog) -> Vec<String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let topics = runtime.block_on(log.topics()).unwrap();
     let names = topics.iter().map(|topic| topic.name.to_string());
     names.filter(|name| name.starts_with("share.submissions")).collect()

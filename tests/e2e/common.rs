@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sluice_log::{EmbeddedLog, EmbeddedOptions, Partition, SharedLog};
+use sluice_log::{EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogFollower, Partition, SharedLog};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, Offset};
 use sluice_testkit::harness::PoolProcess;
+use sluice_testkit::kafka::Kafka;
 use sluice_testkit::simnode::SimNode;
 use sluice_topology::runtime::TopicReader;
 
@@ -97,9 +98,51 @@ pub fn metric(pool: &PoolProcess, name: &str, label: &str) -> BTreeMap<String, u
     lines.filter_map(value).collect()
 }
 
+/// Moves a pool that has not been started to brokers: one of them, or three of which one may be missing.
+pub fn on_kafka(pool: &PoolProcess, kafka: &Kafka) {
+    let (brokers, copies) = (kafka.brokers(), kafka.brokers().len());
+    // Each pool has a log of its own there.
+    let prefix = format!("{}.", pool.dir().file_name().unwrap().to_string_lossy());
+    let (replication, min_insync) = (copies, copies.div_ceil(2));
+    let log = format!(
+        "log: {{ kind: kafka, brokers: {brokers:?}, prefix: {prefix}, replication: {replication}, min_insync: {min_insync} }}"
+    );
+    let topology = include_str!("topology.yaml").replace("log: { kind: embedded, dir: ./log }", &log);
+    pool.set_topology(&topology).unwrap();
+    std::fs::write(pool.dir().join(KAFKA), format!("{prefix} {replication} {min_insync} {}", brokers.join(" ")))
+        .unwrap();
+}
+
+/// Where [`on_kafka`] leaves what [`open_log`] needs.
+const KAFKA: &str = "on-kafka";
+
 /// The log of a pool that has ended.
 pub fn open_log(dir: &Path) -> SharedLog {
-    EmbeddedLog::open(EmbeddedOptions::new(dir.join("log"))).unwrap()
+    match std::fs::read_to_string(dir.join(KAFKA)) {
+        Ok(kafka) => log_on_kafka(&kafka),
+        Err(_) => EmbeddedLog::open(EmbeddedOptions::new(dir.join("log"))).unwrap(),
+    }
+}
+
+/// The log of a pool, which may run.
+pub fn follow_log(dir: &Path) -> SharedLog {
+    match std::fs::read_to_string(dir.join(KAFKA)) {
+        Ok(kafka) => log_on_kafka(&kafka),
+        Err(_) => LogFollower::open(dir.join("log")).unwrap(),
+    }
+}
+
+fn log_on_kafka(words: &str) -> SharedLog {
+    let words: Vec<&str> = words.split(' ').collect();
+    let [prefix, replication, min_insync, brokers @ ..] = &words[..] else { panic!("{words:?}") };
+    let options = KafkaOptions {
+        prefix: (*prefix).to_owned(),
+        replication: replication.parse().unwrap(),
+        min_insync: min_insync.parse().unwrap(),
+        ..KafkaOptions::new(brokers.iter().map(|broker| (*broker).to_owned()).collect())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(KafkaLog::find(options)).unwrap().unwrap()
 }
 
 /// A record, where it stands.

@@ -27,14 +27,14 @@ const MINERS: u8 = 2;
 /// or credited twice, and the database says what the log says.
 #[test]
 fn s1_accepted_shares_and_blocks_survive_kill_9() {
-    survives(kills(30));
+    survives(kills(30), |_| ());
 }
 
 /// The same with 300 kills.
 #[test]
 #[ignore = "takes a quarter of an hour: make nightly"]
 fn nightly_s1_accepted_shares_and_blocks_survive_kill_9() {
-    survives(kills(300));
+    survives(kills(300), |_| ());
 }
 
 /// `SLUICE_KILLS`, or as many as are usual.
@@ -42,12 +42,14 @@ fn kills(usual: u32) -> u32 {
     std::env::var("SLUICE_KILLS").map_or(usual, |kills| kills.parse().unwrap())
 }
 
-fn survives(kills: u32) {
+/// Kills a pool, set up by `set_up`, that often; then counts.
+pub fn survives(kills: u32, set_up: impl FnOnce(&PoolProcess)) {
     // The seed is printed with a failure: moments differ from run to run on purpose.
     let mut moments = Moments(RandomState::new().hash_one(0));
     println!("seed {}", moments.0);
     let node = SimNode::start(SimNodeConfig { nbits: NBITS, mempool: 50, ..SimNodeConfig::default() }).unwrap();
     let mut pool = pool(&Setup::simulated(&node, 5, "0.0000001"));
+    set_up(&pool);
     let mut sent = Vec::new();
     for kill in 0..kills {
         // Most die under load, some on the way there.

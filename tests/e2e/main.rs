@@ -1,4 +1,4 @@
-//! End-to-end tests: the real program, real Bitcoin Core and PostgreSQL, miners over TCP.
+//! End-to-end tests: the real program, real Bitcoin Core, PostgreSQL and Kafka, miners over TCP.
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
@@ -11,6 +11,7 @@ mod dead_letters;
 mod demo;
 mod drain;
 mod failpoints;
+mod kafka;
 mod maturity;
 mod parts;
 mod released;

@@ -31,4 +31,4 @@ pub use operator::{
     OperatorError, Ownership, Source,
 };
 pub use settings::{SettingValue, Settings};
-pub use spec::{Checkpoints, Config, Environment, FileText, Override, Report, Secret, network};
+pub use spec::{Checkpoints, Config, Environment, FileText, LogConfig, Override, Report, Secret, network};

@@ -10,12 +10,12 @@ use sluice_failpoints::{Injected, Point};
 use sluice_proto::{EventTime, Offset};
 
 use super::mark::Mark;
-use super::metrics::{Counters, count, nanos};
 use super::queue::{Pending, Queue};
 use super::slot::Slot;
 use super::store::Store;
 use crate::LogError;
 use crate::chunk::{Chunk, ChunkBuilder, Head};
+use crate::metrics::{Counters, count, nanos};
 
 /// A chunk is closed once it has this many bytes: readers take chunks from disk whole.
 const CHUNK_BYTES: usize = 256 << 10;

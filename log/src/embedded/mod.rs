@@ -15,7 +15,6 @@ mod appender;
 mod follower;
 mod lock;
 mod mark;
-mod metrics;
 mod queue;
 mod retention;
 mod slot;
@@ -38,13 +37,12 @@ use tokio::sync::oneshot;
 
 pub use follower::LogFollower;
 pub use lock::is_written;
-pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
 
+use crate::metrics::{Counters, LogMetrics, count};
 use crate::tail::Found;
 use crate::{Bounds, Log, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appender::Appender;
 use mark::{Mark, Marked};
-use metrics::{Counters, count};
 use queue::{Pending, Queue, closed};
 use slot::Slot;
 use store::Store;

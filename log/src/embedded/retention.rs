@@ -6,9 +6,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use sluice_proto::{EventTime, Offset};
 
-use super::metrics::{Counters, count};
 use super::slot::Slot;
 use super::store::{ChunkInfo, Store};
+use crate::metrics::{Counters, count};
 use crate::{LogError, Retention, trim_to};
 
 /// Removes the records of a partition before `before`, except the newest. The new start is durable and readers are

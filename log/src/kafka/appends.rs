@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 
 use super::settings::KafkaOptions;
 use super::{report, storage};
-use crate::{LogError, Partition};
+use crate::metrics::{Counters, count};
+use crate::{LogError, LogMetrics, Partition};
 
 /// How often answers are looked for at least, and what waits for room is tried again.
 const TURN: Duration = Duration::from_millis(50);
@@ -42,10 +43,13 @@ struct Shared {
     closing: AtomicBool,
 }
 
-/// Whether the log still takes appends: once one has failed, none may become durable behind it.
+/// What is known of all appends. Whether the log still takes some: once one has failed, none may become durable behind it.
 #[derive(Default)]
 struct Health {
     stopped: OnceLock<Arc<str>>,
+    counters: Counters,
+    /// Bytes of records that are not durable yet.
+    queued: AtomicU64,
 }
 
 impl Health {
@@ -53,6 +57,7 @@ impl Health {
     fn stop(&self, cause: impl Into<Arc<str>>) {
         let cause = cause.into();
         if self.stopped.set(Arc::clone(&cause)).is_ok() {
+            count(&self.counters.stopped, 1);
             tracing::error!(%cause, "the log has stopped: nothing is appended any more");
         }
     }
@@ -90,12 +95,22 @@ pub(super) struct Ticket {
     /// Offset of its first record: the least, whichever is told first.
     first: AtomicU64,
     health: Arc<Health>,
+    records: u64,
+    bytes: u64,
+    called: Instant,
     done: Mutex<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Ticket {
     fn answer(&self, answer: Answer) {
         if let Some(done) = self.done.lock().take() {
+            let counters = &self.health.counters;
+            self.health.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+            if answer.is_ok() {
+                count(&counters.records, self.records);
+                count(&counters.bytes, self.bytes);
+                counters.append_took(self.called.elapsed());
+            }
             // A caller that has given up needs no answer.
             let _ = done.send(answer);
         }
@@ -162,19 +177,36 @@ impl Appends {
     /// Appends a batch of at least one record, behind those of earlier calls.
     pub(super) fn append(&self, slot: &Arc<Slot>, batch: Vec<Bytes>) -> oneshot::Receiver<Answer> {
         let (done, answer) = oneshot::channel();
+        let (health, bytes) = (&self.shared.health, batch.iter().map(|record| record.len() as u64).sum());
         let ticket = Arc::new(Ticket {
             left: AtomicUsize::new(batch.len()),
             first: AtomicU64::new(u64::MAX),
-            health: Arc::clone(&self.shared.health),
+            health: Arc::clone(health),
+            records: batch.len() as u64,
+            bytes,
+            called: Instant::now(),
             done: Mutex::new(Some(done)),
         });
+        health.queued.fetch_add(bytes, Ordering::Relaxed);
         let mut waiting = slot.waiting.lock();
         waiting.push_back(Pending { batch, sent: 0, ticket });
         // Behind batches that wait for room this one waits, too.
         if waiting.len() == 1 && !self.shared.send(slot, &mut waiting) {
+            count(&health.counters.queue_full, 1);
             self.shared.clogged.lock().push(Arc::clone(slot));
         }
         answer
+    }
+
+    /// Its counters, for reads and trims, too.
+    pub(super) fn counters(&self) -> &Counters {
+        &self.shared.health.counters
+    }
+
+    /// What was counted.
+    pub(super) fn metrics(&self) -> LogMetrics {
+        let health = &self.shared.health;
+        health.counters.read(health.queued.load(Ordering::Relaxed))
     }
 
     /// Ends the producer, once what was appended is durable, or after `patience`.

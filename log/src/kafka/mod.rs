@@ -32,7 +32,8 @@ use sluice_proto::Offset;
 use tokio::time::Instant;
 
 use crate::genesis::{genesis_record, new_uuid};
-use crate::{Bounds, Log, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
+use crate::metrics::count;
+use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appends::{Appends, Slot};
 use readers::Readers;
 use registry::Registry;
@@ -79,21 +80,32 @@ impl KafkaLog {
     /// # Errors
     /// If the brokers cannot be reached, or the topic of the registry is not as this log needs it.
     pub async fn open(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
-        let (topics, appends, readers) =
-            (Topics::open(&options)?, Appends::open(&options)?, Readers::new(options.clone())?);
+        let topics = Topics::open(&options)?;
         let spec = TopicSpec { name: registry::TOPIC.into(), partitions: 1, retention: Retention::default() };
-        let on_brokers: Arc<str> = format!("{}{}", options.prefix, registry::TOPIC).into();
-        topics.create(&on_brokers, &spec).await?;
-        match topics.describe(&on_brokers).await? {
-            Some(described) => described.check(&on_brokers, &options)?,
-            None => return Err(LogError::Storage(format!("Kafka does not show the topic {on_brokers} it has made"))),
-        }
-        let mut registry = Registry::default();
-        let place = (Arc::clone(&on_brokers), 0);
+        topics.create(&on_brokers(&options, registry::TOPIC), &spec).await?;
+        let opened = Self::with(options, topics).await?;
+        opened.ok_or_else(|| LogError::Storage("Kafka does not show the topic of the registry it has made".into()))
+    }
+
+    /// Opens the log on the brokers, if there is one.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::open`].
+    pub async fn find(options: KafkaOptions) -> Result<Option<Arc<Self>>, LogError> {
+        let topics = Topics::open(&options)?;
+        Self::with(options, topics).await
+    }
+
+    async fn with(options: KafkaOptions, topics: Topics) -> Result<Option<Arc<Self>>, LogError> {
+        let name = on_brokers(&options, registry::TOPIC);
+        let Some(described) = topics.describe(&name).await? else { return Ok(None) };
+        described.check(&name, &options)?;
+        let (appends, readers) = (Appends::open(&options)?, Readers::new(options.clone())?);
+        let (mut registry, place) = (Registry::default(), (Arc::clone(&name), 0));
         catch_up(&mut registry, &topics, &readers, &place).await?;
         if registry.uuid().is_none() {
             let at = Partition::new(registry::TOPIC, 0);
-            let slot = Slot::new(on_brokers.to_string(), 0, at.clone());
+            let slot = Slot::new(name.to_string(), 0, at.clone());
             let genesis = genesis_record(new_uuid(), &at, 1);
             answered(appends.append(&slot, vec![genesis])).await?;
             catch_up(&mut registry, &topics, &readers, &place).await?;
@@ -101,7 +113,12 @@ impl KafkaLog {
         let uuid = registry.uuid().ok_or_else(|| LogError::Storage("Kafka does not show the log's genesis".into()))?;
         let registry = tokio::sync::Mutex::new(registry);
         let inner = Inner { uuid, options, topics, appends, readers, registry, known: RwLock::default() };
-        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+        Ok(Some(Arc::new(Self { inner: Arc::new(inner) })))
+    }
+
+    /// What it has counted since it was opened. Of reads, those from memory went on where one had been.
+    pub fn metrics(&self) -> LogMetrics {
+        self.inner.appends.metrics()
     }
 
     /// Ends the log: waits a moment for the last appends, takes no more.
@@ -111,6 +128,11 @@ impl KafkaLog {
     pub fn close(&self) -> Result<(), LogError> {
         self.inner.appends.close(CLOSE)
     }
+}
+
+/// Name of a topic on the brokers.
+fn on_brokers(options: &KafkaOptions, topic: &str) -> Arc<str> {
+    format!("{}{topic}", options.prefix).into()
 }
 
 /// Reads the registry to its end.
@@ -141,7 +163,7 @@ async fn answered(answer: tokio::sync::oneshot::Receiver<appends::Answer>) -> Re
 
 impl Inner {
     fn on_brokers(&self, topic: &str) -> Arc<str> {
-        format!("{}{topic}", self.options.prefix).into()
+        on_brokers(&self.options, topic)
     }
 
     async fn create(&self, spec: &TopicSpec) -> Result<TopicInfo, LogError> {
@@ -293,13 +315,16 @@ impl Inner {
         wait: Duration,
     ) -> Result<Vec<Record>, LogError> {
         let deadline = Instant::now() + wait;
+        let counters = self.appends.counters();
         if self.readers.is_known(place, from.get()) {
+            count(&counters.tail_reads, 1);
             let found = self.read_once(at, place, from, max_bytes, deadline).await?;
             if !found.is_empty() {
                 return Ok(found);
             }
         }
         loop {
+            count(&counters.disk_reads, 1);
             let bounds = self.topics.bounds(&place.0, at).await?;
             check_range(at, from, bounds)?;
             if from < bounds.next {
@@ -340,8 +365,10 @@ impl Inner {
     async fn trim(&self, of: &Partition, before: Offset) -> Result<(), LogError> {
         let known = self.known(of).await?;
         let place = &known.partitions[of.number as usize].place;
-        if let Some(start) = crate::trim_to(of, self.topics.bounds(&place.0, of).await?, before)? {
+        let bounds = self.topics.bounds(&place.0, of).await?;
+        if let Some(start) = crate::trim_to(of, bounds, before)? {
             self.topics.trim(&place.0, of, start).await?;
+            count(&self.appends.counters().trimmed, start.saturating_sub(bounds.start.get()));
             self.readers.forget_before(place, start);
         }
         Ok(())

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use sluice_log::{Log, LogFollower};
 use sluice_state::checkpoint::{self, Checkpointer, Checkpoints, Found, Manifest};
 use sluice_state::{Lineage, states_in};
 use sluice_topology::Graph;
@@ -14,6 +13,7 @@ use sluice_topology::runtime::{TaskSpec, describe, state_tables};
 
 use crate::cli::{Common, FileArgs};
 use crate::pool::control;
+use crate::pool::log::{open_to_read, wait_for};
 use crate::{logging, topology_file};
 
 /// `sluice checkpoint`.
@@ -234,8 +234,7 @@ fn restore(graph: &Graph, tasks: &Tasks, from: Option<&Path>, sequence: Option<u
     if control::ask(&tasks.state, "status")?.is_some() {
         bail!("the pool runs: stop it before its state is replaced");
     }
-    let log = &graph.config.log.dir;
-    let log = LogFollower::open(log).with_context(|| format!("cannot read the log in {}", log.display()))?.uuid();
+    let log = wait_for(open_to_read(&graph.config.log))?.uuid();
     let plan = graph.plan(&[])?;
     let mut done = Vec::new();
     for (shown, checkpoints) in tasks.checkpoints(from) {

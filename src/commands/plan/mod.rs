@@ -2,13 +2,11 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
-use sluice_log::{LogFollower, SharedLog};
 use sluice_topology::disk::{LogFacts, States, judge};
 
 use crate::cli::{Common, FileArgs};
-use crate::pool::log_exists;
+use crate::pool::log;
 use crate::{logging, topology_file};
 
 /// Code where `sluice run` would refuse.
@@ -37,17 +35,16 @@ pub(crate) struct PlanArgs {
 pub(crate) fn run(args: &PlanArgs, common: &Common) -> anyhow::Result<ExitCode> {
     logging::start(common)?;
     let graph = topology_file::load(&args.file)?;
-    let dir = &graph.config.log.dir;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // In this order: what a running pool does meanwhile puts the log ahead of the states, never behind them.
     let states = States::read(&graph, &[], &graph.config.state.dir)?;
-    let facts = if log_exists(&graph.config) {
-        let log: SharedLog =
-            LogFollower::open(dir).with_context(|| format!("cannot read the log in {}", dir.display()))?;
-        Some(runtime.block_on(LogFacts::of(&log, &graph))?)
-    } else {
-        None
-    };
+    let facts = runtime.block_on(async {
+        if !log::exists(&graph.config.log).await? {
+            return anyhow::Ok(None);
+        }
+        let log = log::open_to_read(&graph.config.log).await?;
+        Ok(Some(LogFacts::of(&log, &graph).await?))
+    })?;
     let judgement = judge(&graph, &states, facts.as_ref());
     if args.json {
         println!("{}", serde_json::to_string_pretty(&judgement)?);

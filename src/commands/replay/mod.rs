@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use sluice_log::{LogFollower, Partition, SharedLog, read_only};
+use sluice_log::{Partition, SharedLog, read_only};
 use sluice_proto::Offset;
 use sluice_state::StateEnv;
 use sluice_state::checkpoint::{Checkpoints, Manifest, restore};
@@ -33,7 +33,8 @@ use report::Report;
 use crate::cli::Common;
 use crate::commands::checkpoint::differs;
 use crate::commands::run::Signals;
-use crate::pool::{memory, open_log_to_change};
+use crate::pool::log::{OpenLog, open_to_read, wait_for};
+use crate::pool::memory;
 use crate::{logging, topology_file};
 
 /// Code of a program that a signal ended, as shells have it for SIGINT.
@@ -125,9 +126,9 @@ impl Job {
             }
         }
         let locked = if args.in_place {
-            let log = open_log_to_change(&graph.config);
+            let log = wait_for(OpenLog::open_to_change(&graph.config.log));
             let log = log.context("states can only be replaced while no pool runs on this log")?;
-            Some(read_only(log))
+            Some(read_only(log.shared()))
         } else {
             None
         };
@@ -157,12 +158,7 @@ impl Job {
         let live_ledger = self.ledger.as_ref().map(|_| LiveLedger::open(&self.config)).transpose()?;
         let log = match &self.locked {
             Some(log) => Arc::clone(log),
-            None => {
-                let dir = &self.config.log.dir;
-                let opened = LogFollower::open(dir);
-                opened
-                    .with_context(|| format!("cannot read the log in {}; has this topology run here?", dir.display()))?
-            }
+            None => wait_for(open_to_read(&self.config.log))?,
         };
         if let Some(from) = &self.from_checkpoint {
             self.tasks.iter().try_for_each(|task| self.restore(task, from, place.dir(), log.uuid()))?;

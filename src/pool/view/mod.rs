@@ -10,11 +10,11 @@ use std::sync::Arc;
 use sluice_api::views::{Block, Health, Miner, Pool};
 use sluice_api::{PoolView, ViewError};
 use sluice_ledger::{Balance, LedgerStore};
-use sluice_log::EmbeddedLog;
 use sluice_topology::Graph;
 use sluice_topology::runtime::{RuntimeHandle, TableReader, TaskStatus};
 
 use super::checkpoints::Checkpointing;
+use super::log::OpenLog;
 use super::metrics;
 use super::services::Services;
 
@@ -24,7 +24,7 @@ const STATS: (&str, &str) = ("stats", "totals");
 /// The view of a running pool.
 pub(crate) struct View {
     pub(super) network: String,
-    pub(super) log: Arc<EmbeddedLog>,
+    pub(super) log: OpenLog,
     pub(super) runtime: Arc<RuntimeHandle>,
     pub(super) services: Arc<Services>,
     pub(super) ledger: Option<Arc<dyn LedgerStore>>,
@@ -39,7 +39,7 @@ impl View {
     pub(super) fn new(
         graph: &Graph,
         network: String,
-        log: &Arc<EmbeddedLog>,
+        log: &OpenLog,
         runtime: &Arc<RuntimeHandle>,
         services: &Arc<Services>,
         ledger: Option<Arc<dyn LedgerStore>>,

@@ -492,7 +492,16 @@ fn sections_are_checked() {
     let early = ("version: 1", "version: 1\nledger: { maturity: 99 }");
     expect(&[main[0], main[1], early], &[("ledger.maturity", "maturity: ^99")]);
     let with = |text: &str| changed(&[("version: 1", &format!("version: 1\n{text}"))]);
-    expect_of(&with("log: { kind: kafka }"), &[("setting.type", "kind: ^kafka")]);
+    expect_of(&with("log: { kind: kafka }"), &[("setting.missing", "log: ^{ kind: kafka")]);
+    expect_of(&with("log: { kind: kafka, brokers: [ 'a:9092' ] }"), &[]);
+    expect_of(&with("log: { kind: kafka, brokers: [ a ] }"), &[("setting.type", "brokers: [ ^a")]);
+    let kafka = |more: &str| with(&format!("log: {{ kind: kafka, brokers: [ 'a:9092' ], {more} }}"));
+    expect_of(&kafka("replication: 2, min_insync: 3"), &[("setting.type", "min_insync: ^3")]);
+    expect_of(&kafka("tls: true, tls_key: k"), &[("setting.missing", "tls_key: ^k")]);
+    expect_of(&kafka("tls_ca: ca.pem"), &[("setting.unused", "tls_ca: ^ca")]);
+    expect_of(&kafka("sasl: plain, sasl_user: u"), &[("setting.missing", "sasl: ^plain")]);
+    expect_of(&kafka("sasl: plain, sasl_user: u, sasl_password: p"), &[("secret.inline", "sasl_password: ^p")]);
+    expect_of(&with("log: { dir: ./log, prefix: x. }"), &[("setting.unused", "prefix: ^x.")]);
     expect_of(&with("ledger: { fee_bps: 10001 }"), &[("setting.type", "fee_bps: ^10001")]);
     expect_of(&with("http: { listen: 8080 }"), &[("setting.type", "listen: ^8080")]);
     expect_of(&with("state: { memory: lots }"), &[("setting.type", "memory: ^lots")]);

@@ -7,6 +7,7 @@ use sluice_mining::{AddressError, Chain, payout_script};
 
 use super::Spanned;
 use super::fields::{Fields, Located, Reader};
+use super::log::{self, LogConfig};
 use super::node::{Node, Value};
 use super::secret::Secret;
 use super::source::Span;
@@ -17,7 +18,7 @@ use crate::settings::SettingValue;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where topics are stored.
-    pub log: Embedded,
+    pub log: LogConfig,
     /// Where tasks keep their state.
     pub state: State,
     /// The chain, the nodes and what the pool's blocks pay to.
@@ -28,13 +29,6 @@ pub struct Config {
     pub http: Http,
     /// What the pool is meant to survive.
     pub limits: Limits,
-}
-
-/// The embedded log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Embedded {
-    /// Its directory; a relative one starts at the working directory.
-    pub dir: PathBuf,
 }
 
 /// State of tasks.
@@ -137,10 +131,6 @@ const fn setting(name: &'static str, ty: SettingType, default: Option<&'static s
     SettingSpec { name, ty, default, doc }
 }
 
-const LOG: &[SettingSpec] = &[
-    setting("kind", SettingType::Word(&["embedded"]), Some("embedded"), "Which log."),
-    setting("dir", SettingType::Text, Some("./data/log"), "Directory of the log."),
-];
 const STATE: &[SettingSpec] = &[
     setting("dir", SettingType::Text, Some("./data/state"), "Directory of the tasks' state."),
     setting(
@@ -226,7 +216,7 @@ const LEDGER_URL: &str = "sqlite:./data/ledger.db";
 /// only where it holds a password.
 pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 9] {
     [
-        ("log", LOG),
+        ("log", log::LOG),
         ("state", STATE),
         ("state.checkpoints", CHECKPOINTS),
         ("bitcoin", BITCOIN),
@@ -240,7 +230,7 @@ pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 9] {
 
 /// The sections, read from the file's top level; `None` where one of them has a problem.
 pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option<Config>, Facts) {
-    let log = section(top, "log", LOG, reader);
+    let log = log(top, reader);
     let (state, checkpoints) = state(top, reader);
     let bitcoin = bitcoin(top, reader);
     let ledger = ledger(top, reader);
@@ -271,8 +261,16 @@ fn maturity(bitcoin: &Bitcoin, ledger: &Spanned<Ledger>, reader: &mut Reader<'_>
     }
 }
 
+/// The section `log`.
+fn log<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<LogConfig> {
+    let mut fields = section_fields(top, "log", reader)?;
+    let log = log::read(&mut fields, reader);
+    fields.finish(reader);
+    log
+}
+
 fn assemble(
-    log: Option<Section>,
+    log: Option<LogConfig>,
     (state, checkpoints): (Option<Section>, Option<Section>),
     bitcoin: Option<Spanned<Bitcoin>>,
     ledger: Option<Spanned<Ledger>>,
@@ -282,7 +280,7 @@ fn assemble(
     let state = state?.located.settings;
     let checkpoints = checkpoints?.located.settings;
     Some(Config {
-        log: Embedded { dir: log?.located.settings.text("dir").into() },
+        log: log?,
         state: State {
             dir: state.text("dir").into(),
             memory: state.integer("memory"),

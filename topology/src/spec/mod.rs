@@ -4,6 +4,7 @@ mod config;
 mod declare;
 mod environment;
 mod fields;
+mod log;
 mod node;
 mod problem;
 mod secret;
@@ -11,10 +12,11 @@ mod source;
 mod value;
 
 pub use config::{
-    Bitcoin, BitcoinNode, Checkpoints, Config, Embedded, Http, Ledger, Limits, RewardScheme, State, top_level_reference,
+    Bitcoin, BitcoinNode, Checkpoints, Config, Http, Ledger, Limits, RewardScheme, State, top_level_reference,
 };
 pub(crate) use declare::{Declarations, OperatorDecl, PortDecl, TableDecl, TopicDecl};
 pub use environment::{Environment, Override};
+pub use log::{KafkaConfig, LogConfig, Sasl, Tls};
 pub use problem::{Note, Problem, Report};
 pub(crate) use problem::{Problems, nearest, quoted_list};
 pub use secret::{Secret, SecretError};

@@ -1,4 +1,4 @@
-//! What the embedded log counts, for the API to export.
+//! What a log counts, for the API to export.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,9 +16,9 @@ pub struct LogMetrics {
     pub bytes: u64,
     /// Calls of `append` that became durable.
     pub appends: u64,
-    /// Group commits, each with one sync.
+    /// Group commits of the embedded log, each with one sync.
     pub syncs: u64,
-    /// Nanoseconds the group commits took in all: writing, syncing, filling the memtables.
+    /// Nanoseconds they took in all: writing, syncing, filling the memtables.
     pub commit_ns: u64,
     /// How many appends took at most as long as [`LATENCY_BOUNDS_US`] says, from the call to durable; the last one took
     /// longer. Not cumulative.
@@ -27,11 +27,11 @@ pub struct LogMetrics {
     pub latency_sum_ns: u64,
     /// Bytes of records that wait for their commit.
     pub queued_bytes: u64,
-    /// Appends that were called while more bytes were waiting than `EmbeddedOptions::queue_bytes`.
+    /// Appends that were called while more bytes were waiting than there is room for.
     pub queue_full: u64,
     /// Reads answered from memory.
     pub tail_reads: u64,
-    /// Reads answered from disk.
+    /// Reads answered from disk, or by a broker.
     pub disk_reads: u64,
     /// Records removed by trimming or retention.
     pub trimmed: u64,
@@ -41,34 +41,34 @@ pub struct LogMetrics {
 
 /// The counters themselves.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    pub(super) records: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) appends: AtomicU64,
-    pub(super) syncs: AtomicU64,
-    pub(super) commit_ns: AtomicU64,
+pub(crate) struct Counters {
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) appends: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) commit_ns: AtomicU64,
     latency: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
     latency_sum_ns: AtomicU64,
-    pub(super) queue_full: AtomicU64,
-    pub(super) tail_reads: AtomicU64,
-    pub(super) disk_reads: AtomicU64,
-    pub(super) trimmed: AtomicU64,
-    pub(super) stopped: AtomicU64,
+    pub(crate) queue_full: AtomicU64,
+    pub(crate) tail_reads: AtomicU64,
+    pub(crate) disk_reads: AtomicU64,
+    pub(crate) trimmed: AtomicU64,
+    pub(crate) stopped: AtomicU64,
 }
 
 /// Adds to a counter.
-pub(super) fn count(counter: &AtomicU64, by: u64) {
+pub(crate) fn count(counter: &AtomicU64, by: u64) {
     counter.fetch_add(by, Ordering::Relaxed);
 }
 
 /// A duration in nanoseconds.
-pub(super) fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Counters {
     /// Counts an append that took `latency` from its call to durable.
-    pub(super) fn append_took(&self, latency: Duration) {
+    pub(crate) fn append_took(&self, latency: Duration) {
         let micros = nanos(latency).div_ceil(1_000);
         let bucket = LATENCY_BOUNDS_US.partition_point(|&bound| bound < micros);
         if let Some(counter) = self.latency.get(bucket) {
@@ -79,7 +79,7 @@ impl Counters {
     }
 
     /// All of them now.
-    pub(super) fn read(&self, queued_bytes: u64) -> LogMetrics {
+    pub(crate) fn read(&self, queued_bytes: u64) -> LogMetrics {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LogMetrics {
             records: of(&self.records),

@@ -1,0 +1,147 @@
+//! The log, wherever the file says it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sluice_log::{
+    EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogError, LogFollower, LogMetrics, SharedLog, read_only,
+};
+use sluice_topology::LogConfig;
+use sluice_topology::spec::KafkaConfig;
+
+/// A log that is open to be written.
+#[derive(Clone)]
+pub(crate) enum OpenLog {
+    /// Of this machine, by this process alone.
+    Embedded(Arc<EmbeddedLog>),
+    /// On brokers, by any number of processes.
+    Kafka(Arc<KafkaLog>),
+}
+
+impl OpenLog {
+    /// Opens it; begins it where there is none.
+    ///
+    /// # Errors
+    /// If it is damaged or in use, or no broker answers.
+    pub(crate) async fn open(config: &LogConfig) -> anyhow::Result<Self> {
+        match config {
+            LogConfig::Embedded { dir } => {
+                let made = std::fs::create_dir_all(dir);
+                made.with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
+                let options = EmbeddedOptions::new(dir);
+                Ok(Self::Embedded(tokio::task::spawn_blocking(|| EmbeddedLog::open(options)).await??))
+            }
+            LogConfig::Kafka(kafka) => Ok(Self::Kafka(KafkaLog::open(options(kafka)?).await?)),
+        }
+    }
+
+    /// Opens the log of a pool that does not run; nothing in it grows too old while it is open. Whether a pool runs on
+    /// brokers cannot be told: who asks says so.
+    ///
+    /// # Errors
+    /// If there is none, which a command must not make, or if a process has it open.
+    pub(crate) async fn open_to_change(config: &LogConfig) -> anyhow::Result<Self> {
+        if !exists(config).await? {
+            bail!("there is no log {config}; has this topology run here?");
+        }
+        match config {
+            LogConfig::Embedded { dir } => {
+                let never = Duration::from_secs(u64::from(u32::MAX));
+                let options = EmbeddedOptions { retention_interval: never, ..EmbeddedOptions::new(dir) };
+                Ok(Self::Embedded(EmbeddedLog::open(options)?))
+            }
+            LogConfig::Kafka(_) => Self::open(config).await,
+        }
+    }
+
+    /// As everyone but its owner sees it.
+    pub(crate) fn shared(&self) -> SharedLog {
+        match self {
+            Self::Embedded(log) => log.clone(),
+            Self::Kafka(log) => log.clone(),
+        }
+    }
+
+    /// What it has counted.
+    pub(crate) fn metrics(&self) -> LogMetrics {
+        match self {
+            Self::Embedded(log) => log.metrics(),
+            Self::Kafka(log) => log.metrics(),
+        }
+    }
+
+    /// Ends it; what was appended becomes durable first.
+    ///
+    /// # Errors
+    /// If that fails, or takes too long on brokers.
+    pub(crate) fn close(&self) -> Result<(), LogError> {
+        match self {
+            Self::Embedded(log) => log.close(),
+            Self::Kafka(log) => log.close(),
+        }
+    }
+}
+
+/// Whether there is a log.
+///
+/// # Errors
+/// If no broker answers.
+pub(crate) async fn exists(config: &LogConfig) -> anyhow::Result<bool> {
+    Ok(match config {
+        LogConfig::Embedded { dir } => dir.join("CURRENT").exists(),
+        LogConfig::Kafka(kafka) => KafkaLog::find(options(kafka)?).await?.is_some(),
+    })
+}
+
+/// The log to be read only, beside whoever writes it.
+///
+/// # Errors
+/// If there is none, or it cannot be read.
+pub(crate) async fn open_to_read(config: &LogConfig) -> anyhow::Result<SharedLog> {
+    let hint = || format!("cannot read the log {config}; has this topology run here?");
+    match config {
+        LogConfig::Embedded { dir } => Ok(LogFollower::open(dir).with_context(hint)?),
+        LogConfig::Kafka(kafka) => match KafkaLog::find(options(kafka)?).await.with_context(hint)? {
+            Some(log) => Ok(read_only(log)),
+            None => bail!(hint()),
+        },
+    }
+}
+
+/// Waits for `what`, in a thread that no event loop runs on.
+///
+/// # Errors
+/// If there can be no event loop, or `what` fails.
+pub(crate) fn wait_for<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(what)
+}
+
+/// As the log's client takes it.
+fn options(kafka: &KafkaConfig) -> anyhow::Result<KafkaOptions> {
+    let mut properties = Vec::new();
+    let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
+    let protocol = match (&kafka.tls, &kafka.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    set("security.protocol", protocol.into());
+    if let Some(tls) = &kafka.tls {
+        if let Some(ca) = &tls.ca {
+            set("ssl.ca.location", ca.display().to_string());
+        }
+        if let Some((certificate, key)) = &tls.own {
+            set("ssl.certificate.location", certificate.display().to_string());
+            set("ssl.key.location", key.display().to_string());
+        }
+    }
+    if let Some(sasl) = &kafka.sasl {
+        set("sasl.mechanism", sasl.mechanism.into());
+        set("sasl.username", sasl.user.clone());
+        set("sasl.password", sasl.password.reveal().context("`sasl_password` of `log`")?);
+    }
+    let KafkaConfig { brokers, prefix, replication, min_insync, .. } = kafka.clone();
+    Ok(KafkaOptions { brokers, prefix, replication, min_insync, properties })
+}
