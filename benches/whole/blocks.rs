@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use sluice_mining::{Difficulty, Target};
+use sluice_testkit::kafka::Kafka;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
 use sluice_testkit::stratum::{Notify, StratumClient, Subscription};
 use sluice_testkit::swarm::{self, Load, Phase, Plan};
@@ -74,11 +75,11 @@ pub fn notify() -> Result<Vec<String>> {
 }
 
 /// From the line of a share that is a block to the node's having read `submitblock`; node and miner take part in it.
-pub fn submit() -> Result<Vec<String>> {
+pub fn submit(kafka: Option<Kafka>) -> Result<Vec<String>> {
     const BLOCKS: usize = 300;
     const REST: Duration = Duration::from_millis(50);
     let node = SimNode::start(SimNodeConfig::default())?;
-    let pool = Pool::on_simulated(&node)?;
+    let pool = Pool::on_simulated(&node, kafka)?;
     let mut client = StratumClient::connect(&pool.stratum.to_string())?;
     let subscription = client.log_in(&pool.user)?;
     let mut took = Vec::new();

@@ -15,6 +15,7 @@ mod restart;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use sluice_testkit::kafka::Kafka;
 use sluice_testkit::swarm::{self, Load, Outcome, Phase, Plan};
 
 use pools::Pool;
@@ -28,11 +29,14 @@ const SCENARIOS: &[Scenario] = &[
     ("mixed", "500 connections, 20,000 shares/s, 2 % duplicates, 2 % stales, 1 % slow readers", mixed),
     ("idle", "15,000 idle connections", idle),
     ("notify", "a new block to 10,000 idle connections", blocks::notify),
-    ("submit", "share line to submitblock", blocks::submit),
+    ("submit", "share line to submitblock", || blocks::submit(None)),
     ("restart", "a start after a kill, with BENCH_SHARES (1,000,000) shares of history", restart::restart),
     ("scale-2000", "20,000 shares/s over 2,000 connections", || scale(2_000)),
     ("scale-6000", "20,000 shares/s over 6,000 connections", || scale(6_000)),
     ("scale-18000", "20,000 shares/s over 18,000 connections", || scale(18_000)),
+    ("kafka-in-flight", "32 x 16, log on one broker", || shares(&Pool::on_kafka()?, 32, Load::Closed(16), 160_000)),
+    ("kafka-one", "1,000 x 1, log on one broker", || shares(&Pool::on_kafka()?, 1_000, Load::Closed(1), 110_000)),
+    ("kafka-submit", "share line to submitblock, log on one broker", || blocks::submit(Some(Kafka::start(1)?))),
     ("para-in-flight", "para pool: 32 x 16", || shares(&Pool::para()?, 32, Load::Closed(16), 160_000)),
     ("para-one", "para pool: 1,000 x 1", || shares(&Pool::para()?, 1_000, Load::Closed(1), 110_000)),
 ];

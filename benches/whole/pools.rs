@@ -11,6 +11,7 @@ use sluice_testkit::addresses::{address, script};
 use sluice_testkit::bitcoind::Bitcoind;
 use sluice_testkit::foreign::ForeignPool;
 use sluice_testkit::harness::PoolProcess;
+use sluice_testkit::kafka::Kafka;
 use sluice_testkit::simnode::SimNode;
 
 /// The topology that people start with.
@@ -30,6 +31,8 @@ pub struct Pool {
     process: Process,
     /// `None` where the node is the caller's.
     node: Option<Bitcoind>,
+    /// Where its log is, if not on this disk.
+    _kafka: Option<Kafka>,
 }
 
 enum Process {
@@ -48,27 +51,53 @@ fn node() -> Result<Bitcoind> {
     Ok(node)
 }
 
+/// The topology with its log on brokers.
+fn on_brokers(kafka: &Kafka) -> Result<String> {
+    let line = TOPOLOGY.lines().find(|line| line.starts_with("log: ")).context("topology.yaml has no log")?;
+    let brokers = kafka.brokers();
+    let log = format!("log: {{ kind: kafka, brokers: {brokers:?}, replication: 1, min_insync: 1 }}");
+    Ok(TOPOLOGY.replace(line, &log))
+}
+
 impl Pool {
     /// Sluice on a private signet.
     pub fn sluice() -> Result<Self> {
+        Self::on_signet(None)
+    }
+
+    /// The same, with its log on a broker of this machine.
+    pub fn on_kafka() -> Result<Self> {
+        Self::on_signet(Some(Kafka::start(1)?))
+    }
+
+    fn on_signet(kafka: Option<Kafka>) -> Result<Self> {
         let node = node()?;
         let (rpc, auth, zmq) = (node.rpc_url(), node.auth().to_owned(), node.zmq());
-        Self::start(Network::Signet, [rpc, auth, zmq], Some(node))
+        Self::start(Network::Signet, [rpc, auth, zmq], Some(node), kafka)
     }
 
     /// Sluice on a simulated node, where it may find as many blocks as it likes.
-    pub fn on_simulated(node: &SimNode) -> Result<Self> {
-        Self::start(Network::Regtest, [node.rpc_url(), node.auth().to_owned(), node.zmq().to_owned()], None)
+    pub fn on_simulated(node: &SimNode, kafka: Option<Kafka>) -> Result<Self> {
+        Self::start(Network::Regtest, [node.rpc_url(), node.auth().to_owned(), node.zmq().to_owned()], None, kafka)
     }
 
     /// With everything that `topology.yaml` has. Its difficulty stands still, since what is measured is a share.
-    fn start(network: Network, [rpc, auth, zmq]: [String; 3], node: Option<Bitcoind>) -> Result<Self> {
+    fn start(
+        network: Network,
+        [rpc, auth, zmq]: [String; 3],
+        node: Option<Bitcoind>,
+        kafka: Option<Kafka>,
+    ) -> Result<Self> {
         let settings = [
             format!("operators.stratumd.difficulty={DIFFICULTY}"),
             format!("operators.stratumd.max_difficulty={DIFFICULTY}"),
             "ledger.url=sqlite:./ledger.db".to_owned(),
         ];
-        let mut process = PoolProcess::new(env!("CARGO_BIN_EXE_sluice"), TOPOLOGY)?
+        let topology = match &kafka {
+            Some(kafka) => on_brokers(kafka)?,
+            None => TOPOLOGY.to_owned(),
+        };
+        let mut process = PoolProcess::new(env!("CARGO_BIN_EXE_sluice"), &topology)?
             .env("BITCOIN_NETWORK", network.to_string())
             .env("POOL_ADDRESS", address(network, 0)?)
             .env("BITCOIN_RPC", rpc)
@@ -81,7 +110,7 @@ impl Pool {
         }
         process.start()?;
         let stratum = process.address("stratumd")?.parse().context("the address of stratumd")?;
-        Ok(Self { stratum, user: user(network)?, process: Process::Sluice(process), node })
+        Ok(Self { stratum, user: user(network)?, process: Process::Sluice(process), node, _kafka: kafka })
     }
 
     /// para, on a node like that of Sluice, with the same difficulty.
@@ -89,7 +118,7 @@ impl Pool {
         let node = node()?;
         let process = ForeignPool::start(&node, DIFFICULTY)?;
         let user = user(Network::Signet)?;
-        Ok(Self { stratum: process.address(), user, process: Process::Para(process), node: Some(node) })
+        Ok(Self { stratum: process.address(), user, process: Process::Para(process), node: Some(node), _kafka: None })
     }
 
     /// Where the node announces blocks.

@@ -60,6 +60,17 @@ pub trait Log: Send + Sync + 'static {
     /// [`LogError::PartitionCount`] if it exists with another number of partitions.
     fn create_topic<'a>(&'a self, spec: &'a TopicSpec) -> BoxFuture<'a, Result<TopicInfo, LogError>>;
 
+    /// As [`Log::create_topic`] for each of `specs`, in their order or, where it takes long, all at once.
+    fn create_topics<'a>(&'a self, specs: &'a [TopicSpec]) -> BoxFuture<'a, Result<Vec<TopicInfo>, LogError>> {
+        Box::pin(async move {
+            let mut infos = Vec::with_capacity(specs.len());
+            for spec in specs {
+                infos.push(self.create_topic(spec).await?);
+            }
+            Ok(infos)
+        })
+    }
+
     /// All topics, by name.
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, LogError>>;
 

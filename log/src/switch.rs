@@ -54,6 +54,11 @@ impl Log for SwitchLog {
         async move { log.create_topic(spec).await }.boxed()
     }
 
+    fn create_topics<'a>(&'a self, specs: &'a [TopicSpec]) -> BoxFuture<'a, Result<Vec<TopicInfo>, LogError>> {
+        let log = self.now();
+        async move { log.create_topics(specs).await }.boxed()
+    }
+
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, LogError>> {
         let log = self.now();
         async move { log.topics().await }.boxed()

@@ -39,8 +39,8 @@ pub fn sent_by(miner: CpuMiner) -> Vec<Sent> {
 }
 
 /// Lets a miner find some blocks: without them there is no money to compare. Returns what it has sent.
-fn blocks_found(pool: &PoolProcess) -> Vec<Sent> {
-    let miner = miner(&pool.address("stratumd").unwrap(), 1);
+fn blocks_found(stratum: &str) -> Vec<Sent> {
+    let miner = miner(stratum, 1);
     miner.wait_until(PATIENCE, |stats| stats.blocks >= BLOCKS).unwrap();
     sent_by(miner)
 }
@@ -64,10 +64,24 @@ pub fn answered_to_a_swarm(record: &Path) -> Vec<Sent> {
 /// Lets a miner find some blocks, waits until all is counted that was sent before now, stops the pool and compares
 /// everything with everything; how many of `sent` were accepted. The node's chain grows until every block is buried.
 pub fn close(pool: &mut PoolProcess, node: &SimNode, sent: &mut Vec<Sent>) -> usize {
-    sent.extend(blocks_found(pool));
+    let stratum = pool.address("stratumd").unwrap();
+    close_parts(pool, &stratum, node, sent, || ())
+}
+
+/// As [`close`], of a pool in several processes: `pool` has ledger and API, `stratum` is a gateway's. `stop_others` ends the
+/// other processes and brings their states to those of `pool`.
+pub fn close_parts(
+    pool: &mut PoolProcess,
+    stratum: &str,
+    node: &SimNode,
+    sent: &mut Vec<Sent>,
+    stop_others: impl FnOnce(),
+) -> usize {
+    sent.extend(blocks_found(stratum));
     settle(pool, node);
     let (status, _) = pool.stop().unwrap();
     assert!(status.success(), "{}", pool.output().unwrap());
+    stop_others();
     let log = open_log(pool.dir());
     let valid = counted_once(&log, sent);
     tallied(&log, &valid);

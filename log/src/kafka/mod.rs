@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::{BoxFuture, ready, try_join_all};
 use parking_lot::RwLock;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -36,7 +36,7 @@ use crate::metrics::count;
 use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appends::{Appends, Slot};
 use readers::Readers;
-use registry::Registry;
+use registry::{Named, Registry};
 pub use settings::KafkaOptions;
 use settings::MAX_RECORD;
 use topics::Topics;
@@ -169,7 +169,6 @@ impl Inner {
     async fn create(&self, spec: &TopicSpec) -> Result<TopicInfo, LogError> {
         spec.check()?;
         let name = self.on_brokers(&spec.name);
-        let mut registry = self.registry.lock().await;
         self.topics.create(&name, spec).await?;
         let Some(described) = self.topics.describe(&name).await? else {
             return Err(LogError::Storage(format!("Kafka does not show the topic {name} it has made")));
@@ -181,8 +180,12 @@ impl Inner {
         if described.retention() != spec.retention {
             self.topics.retain(&name, spec.retention).await?;
         }
-        self.name_partitions(&mut registry, &info).await?;
-        self.look_up(&info.name, &registry).await?;
+        let named = {
+            let mut registry = self.registry.lock().await;
+            self.name_partitions(&mut registry, &info).await?;
+            registry.of_topic(&info.name)
+        };
+        self.look_up(&info.name, named).await?;
         Ok(info)
     }
 
@@ -220,32 +223,30 @@ impl Inner {
     }
 
     /// Makes a topic known, once each of its partitions has been found to be what the registry says.
-    async fn look_up(&self, topic: &Arc<str>, registry: &Registry) -> Result<Arc<Known>, LogError> {
+    async fn look_up(&self, topic: &Arc<str>, named: Vec<Named>) -> Result<Arc<Known>, LogError> {
         if let Some(known) = self.known.read().get(topic) {
             return Ok(Arc::clone(known));
         }
-        let unknown = || LogError::Unknown(Partition::new(Arc::clone(topic), 0));
-        let count = registry.named(&Partition::new(Arc::clone(topic), 0)).ok_or_else(unknown)?.partitions;
-        let (name, mut partitions) = (self.on_brokers(topic), Vec::new());
-        for partition in 0..count {
-            let at = Partition::new(Arc::clone(topic), partition);
-            let named = registry.named(&at).ok_or_else(unknown)?;
-            let place = (Arc::clone(&name), number(&at)?);
-            self.check_genesis(&at, &place, named).await?;
-            let slot = Slot::new(name.to_string(), place.1, at);
-            partitions.push(KnownPartition { place, slot, genesis: named.genesis.clone() });
+        if named.is_empty() {
+            return Err(LogError::Unknown(Partition::new(Arc::clone(topic), 0)));
         }
+        let name = self.on_brokers(topic);
+        let look_up = |(partition, named): (u32, Named)| {
+            let (at, name) = (Partition::new(Arc::clone(topic), partition), Arc::clone(&name));
+            async move {
+                let place = (Arc::clone(&name), number(&at)?);
+                self.check_genesis(&at, &place, &named).await?;
+                let slot = Slot::new(name.to_string(), place.1, at);
+                Ok::<_, LogError>(KnownPartition { place, slot, genesis: named.genesis })
+            }
+        };
+        let partitions = try_join_all((0..).zip(named).map(look_up)).await?;
         let known = Arc::new(Known { partitions });
         Ok(Arc::clone(self.known.write().entry(Arc::clone(topic)).or_insert(known)))
     }
 
     /// The partition begins with the record that the registry has, unless its beginning was removed.
-    async fn check_genesis(
-        &self,
-        at: &Partition,
-        place: &(Arc<str>, i32),
-        named: &registry::Named,
-    ) -> Result<(), LogError> {
+    async fn check_genesis(&self, at: &Partition, place: &(Arc<str>, i32), named: &Named) -> Result<(), LogError> {
         let bounds = self.topics.bounds(&place.0, at).await?;
         let anew = |what: &str| {
             LogError::Corrupt(format!(
@@ -274,9 +275,12 @@ impl Inner {
             Some(known) => known,
             // Another process may have made it since.
             None => {
-                let mut registry = self.registry.lock().await;
-                self.refresh(&mut registry).await?;
-                self.look_up(&at.topic, &registry).await.map_err(|error| match error {
+                let named = {
+                    let mut registry = self.registry.lock().await;
+                    self.refresh(&mut registry).await?;
+                    registry.of_topic(&at.topic)
+                };
+                self.look_up(&at.topic, named).await.map_err(|error| match error {
                     LogError::Unknown(_) => LogError::Unknown(at.clone()),
                     error => error,
                 })?
@@ -382,14 +386,15 @@ impl Inner {
     async fn all_topics(&self) -> Result<Vec<TopicInfo>, LogError> {
         let mut registry = self.registry.lock().await;
         self.refresh(&mut registry).await?;
-        let (names, mut topics) = (registry.topics(), Vec::new());
-        for name in names {
+        let describe = |name: Arc<str>| {
             let partitions = registry.named(&Partition::new(name.clone(), 0)).map_or(0, |named| named.partitions);
-            if let Some(described) = self.topics.describe(&self.on_brokers(&name)).await? {
-                topics.push(TopicInfo { name, partitions, retention: described.retention() });
+            async move {
+                let described = self.topics.describe(&self.on_brokers(&name)).await?;
+                Ok(described.map(|it| TopicInfo { name, partitions, retention: it.retention() }))
             }
-        }
-        Ok(topics)
+        };
+        let topics = try_join_all(registry.topics().into_iter().map(describe)).await?;
+        Ok(topics.into_iter().flatten().collect())
     }
 
     /// Begins an append, if the topic is known; else gives the batch back.
@@ -420,6 +425,11 @@ impl Log for KafkaLog {
 
     fn create_topic<'a>(&'a self, spec: &'a TopicSpec) -> BoxFuture<'a, Result<TopicInfo, LogError>> {
         self.inner.create(spec).boxed()
+    }
+
+    fn create_topics<'a>(&'a self, specs: &'a [TopicSpec]) -> BoxFuture<'a, Result<Vec<TopicInfo>, LogError>> {
+        // Each is some questions to brokers: all at once.
+        try_join_all(specs.iter().map(|spec| self.inner.create(spec))).boxed()
     }
 
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>, LogError>> {
@@ -497,6 +507,8 @@ fn storage(what: &str, error: &KafkaError) -> LogError {
 /// What librdkafka has to say.
 fn report(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        // That settings are what they are meant to be.
+        _ if facility == "CONFWARN" => tracing::debug!(target: "kafka", facility, "{message}"),
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
             tracing::warn!(target: "kafka", facility, "{message}");
         }

@@ -21,6 +21,8 @@ use crate::LogError;
 
 /// A cursor that nobody has read for this long is given up.
 const IDLE: Duration = Duration::from_secs(20);
+/// How long a broker may take to say who leads a topic.
+const ASK: Duration = Duration::from_secs(2);
 /// How often the events of consumers are looked after.
 const TURN: Duration = Duration::from_millis(100);
 
@@ -53,6 +55,15 @@ pub(super) struct Readers {
 struct Assigned {
     consumer: Arc<BaseConsumer<Events>>,
     places: HashSet<Place>,
+    /// Topics whose leaders it knows.
+    topics: HashSet<Arc<str>>,
+}
+
+/// What [`Readers::cursor`] has.
+enum Chosen {
+    Cursor(Arc<Cursor>),
+    /// The consumer is to learn of the topic first: else it does so at its leisure, once a second.
+    Ask(usize, Arc<BaseConsumer<Events>>),
 }
 
 struct Open {
@@ -80,7 +91,14 @@ impl Readers {
     ) -> Result<Result<Vec<crate::Record>, KafkaError>, LogError> {
         let place = (Arc::clone(topic), *partition);
         loop {
-            match self.cursor(&place, offset)?.read(offset, max_bytes, deadline).await {
+            let cursor = match self.cursor(&place, offset)? {
+                Chosen::Cursor(cursor) => cursor,
+                Chosen::Ask(number, consumer) => {
+                    self.introduce(number, consumer, topic).await?;
+                    continue;
+                }
+            };
+            match cursor.read(offset, max_bytes, deadline).await {
                 Found::Records(records) => return Ok(Ok(records)),
                 Found::Nothing => return Ok(Ok(Vec::new())),
                 Found::Failed(error) => return Ok(Err(error)),
@@ -95,11 +113,28 @@ impl Readers {
         cursors.get(place).is_some_and(|open| open.iter().any(|open| open.cursor.covers(offset)))
     }
 
-    fn cursor(&self, place: &Place, offset: u64) -> Result<Arc<Cursor>, LogError> {
+    /// Lets a consumer ask who leads the partitions of a topic. If nobody answers it finds out later by itself.
+    async fn introduce(
+        &self,
+        number: usize,
+        consumer: Arc<BaseConsumer<Events>>,
+        topic: &Arc<str>,
+    ) -> Result<(), LogError> {
+        let name = Arc::clone(topic);
+        let asked = tokio::task::spawn_blocking(move || consumer.fetch_metadata(Some(&name), ASK).map(drop));
+        let asked = asked.await.map_err(|error| LogError::Storage(format!("asking about {topic}: {error}")))?;
+        if let Err(error) = asked {
+            tracing::debug!(%topic, %error, "nobody says who leads it");
+        }
+        self.consumers.lock()[number].topics.insert(Arc::clone(topic));
+        Ok(())
+    }
+
+    fn cursor(&self, place: &Place, offset: u64) -> Result<Chosen, LogError> {
         let mut cursors = self.cursors.lock();
         let open = cursors.entry(place.clone()).or_default();
         if let Some(known) = open.iter().find(|open| open.cursor.covers(offset)) {
-            return Ok(Arc::clone(&known.cursor));
+            return Ok(Chosen::Cursor(Arc::clone(&known.cursor)));
         }
         let mut consumers = self.consumers.lock();
         let free = consumers.iter().position(|assigned| !assigned.places.contains(place));
@@ -108,12 +143,15 @@ impl Readers {
             None => {
                 let new = BaseConsumer::from_config_and_context(&self.options.consumer(), Events);
                 let consumer = Arc::new(new.map_err(|error| storage("a consumer", &error))?);
-                consumers.push(Assigned { consumer, places: HashSet::new() });
+                consumers.push(Assigned { consumer, places: HashSet::new(), topics: HashSet::new() });
                 consumers.len() - 1
             }
         };
         let assigned = &mut consumers[consumer];
         let (topic, partition) = place;
+        if !assigned.topics.contains(topic) {
+            return Ok(Chosen::Ask(consumer, Arc::clone(&assigned.consumer)));
+        }
         let cursor = Cursor::new(&assigned.consumer, topic, *partition, offset);
         let cursor = cursor.ok_or_else(|| LogError::Storage(format!("{topic}/{partition} has no queue")))?;
         let at = i64::try_from(offset).unwrap_or(i64::MAX);
@@ -124,7 +162,7 @@ impl Readers {
         assigned.places.insert(place.clone());
         let cursor = Arc::new(cursor);
         open.push(Open { cursor: Arc::clone(&cursor), consumer });
-        Ok(cursor)
+        Ok(Chosen::Cursor(cursor))
     }
 
     /// Gives up the cursors that nobody reads, and those that have failed.

@@ -67,6 +67,14 @@ impl Registry {
         self.named.get(partition)
     }
 
+    /// What is known of the partitions of a topic, in order; nothing where not all of them have been named yet.
+    pub(super) fn of_topic(&self, topic: &std::sync::Arc<str>) -> Vec<Named> {
+        let named = (0..).map_while(|number| self.named(&Partition::new(topic.clone(), number)).cloned());
+        let named: Vec<Named> = named.collect();
+        let complete = named.first().is_some_and(|first| first.partitions as usize == named.len());
+        if complete { named } else { Vec::new() }
+    }
+
     /// Names of all topics.
     pub(super) fn topics(&self) -> std::collections::BTreeSet<std::sync::Arc<str>> {
         self.named.keys().map(|partition| partition.topic.clone()).collect()

@@ -65,7 +65,7 @@ impl KafkaOptions {
             ("message.timeout.ms", "0"),
             ("retry.backoff.ms", "20"),
             ("retry.backoff.max.ms", "500"),
-            ("linger.ms", "0.2"),
+            ("linger.ms", "0"),
             ("batch.num.messages", "10000"),
             ("queue.buffering.max.messages", "1000000"),
             ("queue.buffering.max.kbytes", "262144"),

@@ -56,14 +56,9 @@ pub struct TaskFailure {
 /// Why the tasks could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A topic could not be created.
-    #[error("cannot create topic {topic}: {error}")]
-    Topic {
-        /// The topic.
-        topic: String,
-        /// What the log said.
-        error: LogError,
-    },
+    /// The topics could not be created.
+    #[error("cannot create the topics: {0}")]
+    Topics(LogError),
     /// A task could not open its state or its inputs.
     #[error("task {task} cannot start: {error}")]
     Task {
@@ -196,11 +191,7 @@ impl TopologyRuntime {
 }
 
 async fn create(topics: &[TopicSpec], log: &SharedLog) -> Result<(), StartError> {
-    for topic in topics {
-        let created = log.create_topic(topic).await;
-        created.map_err(|error| StartError::Topic { topic: topic.name.clone(), error })?;
-    }
-    Ok(())
+    log.create_topics(topics).await.map(drop).map_err(StartError::Topics)
 }
 
 impl StandbyRuntime {
