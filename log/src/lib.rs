@@ -47,7 +47,8 @@ use std::time::Duration;
 /// - Offset 0 of each partition is a genesis record, written when the topic is created. A reader at offset 0 gets it, and
 ///   in the same list what comes next, even if the records behind it were trimmed.
 /// - The newest record of a partition is never removed, neither by [`Log::trim`] nor by retention: so a reader at
-///   offset 0 always finds where to go on.
+///   offset 0 always finds where to go on. Brokers of Kafka do remove it, once it is too old: there a reader at offset 0
+///   that waits gets nothing until there is a record.
 ///
 /// The futures are to be polled inside a tokio runtime with time.
 pub trait Log: Send + Sync + 'static {

@@ -301,10 +301,18 @@ impl Inner {
         if offset > Offset::ZERO {
             return self.read_behind(at, place, offset, max_bytes, wait).await;
         }
-        // With the genesis record in hand there is nothing to wait for.
+        let bounds = self.topics.bounds(&place.0, at).await?;
+        let from = bounds.start.max(Offset::new(1));
+        // With the genesis record in hand there is nothing to wait for. But where the broker's retention has left no record,
+        // the genesis record alone would not tell a reader where to go on.
+        let emptied = bounds.start > Offset::new(1) && bounds.start == bounds.next;
+        let wait = if emptied { wait } else { Duration::ZERO };
+        let found = self.read_behind(at, place, from, max_bytes, wait).await?;
+        if found.is_empty() && !wait.is_zero() {
+            return Ok(found);
+        }
         let mut records = vec![Record { offset, value: genesis.clone() }];
-        let from = self.topics.bounds(&place.0, at).await?.start.max(Offset::new(1));
-        records.extend(self.read_behind(at, place, from, max_bytes, Duration::ZERO).await?);
+        records.extend(found);
         Ok(records)
     }
 

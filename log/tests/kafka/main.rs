@@ -13,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use sluice_log::{
-    KafkaLog, KafkaOptions, Log, LogError, Partition, Record, Retention, SharedLog, TopicSpec, conformance,
+    Bounds, KafkaLog, KafkaOptions, Log, LogError, Partition, Record, Retention, SharedLog, TopicSpec, conformance,
 };
 use sluice_proto::Offset;
 use sluice_testkit::kafka::Kafka;
@@ -135,6 +135,26 @@ async fn p1_a_reader_whose_records_are_removed_is_told() {
     assert!(matches!(told, Err(LogError::OutOfRange { start, .. }) if start == Offset::new(8)), "{told:?}");
     let told = other.read(&of, Offset::new(12), 100, SOON).await;
     assert!(matches!(told, Err(LogError::OutOfRange { next, .. }) if next == Offset::new(11)), "{told:?}");
+}
+
+/// A partition whose records have all become too old: who begins waits for the next one, and gets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_an_emptied_partition_gets_what_comes() {
+    let kafka = Kafka::shared().unwrap();
+    let log = KafkaLog::open(one(&kafka, "emptied")).await.unwrap();
+    log.create_topic(&spec("shares", 1)).await.unwrap();
+    let of = Partition::new("shares", 0);
+    log.append(&of, numbers(0..10)).await.unwrap();
+    let mut all = rdkafka::TopicPartitionList::new();
+    all.add_partition_offset("emptied.shares", 0, rdkafka::Offset::End).unwrap();
+    admin(&kafka).delete_records(&all, &AdminOptions::new()).await.unwrap();
+    let end = Offset::new(11);
+    assert_eq!(log.bounds(&of).await.unwrap(), Bounds { start: end, next: end });
+    assert!(log.read(&of, Offset::ZERO, 1_000, Duration::from_millis(200)).await.unwrap().is_empty());
+    let reader = tokio::spawn(log.read(&of, Offset::ZERO, 1_000, SOON));
+    log.append(&of, numbers(10..11)).await.unwrap();
+    let read = reader.await.unwrap().unwrap();
+    assert_eq!((read[0].offset, read[1].offset, values(&read[1..])), (Offset::ZERO, end, numbers(10..11)));
 }
 
 /// What the brokers have is held against what is asked for.
