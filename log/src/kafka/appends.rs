@@ -62,6 +62,11 @@ impl Health {
         }
     }
 
+    /// It was asked to end: no news.
+    fn close(&self) {
+        let _ = self.stopped.set("it was closed".into());
+    }
+
     fn error(&self) -> Option<LogError> {
         self.stopped.get().map(|cause| LogError::Stopped(Arc::clone(cause)))
     }
@@ -213,7 +218,7 @@ impl Appends {
     pub(super) fn close(&self, patience: Duration) -> Result<(), LogError> {
         let Some(thread) = self.thread.lock().take() else { return Ok(()) };
         let flushed = self.shared.producer.flush(patience);
-        self.shared.health.stop("it was closed");
+        self.shared.health.close();
         self.shared.closing.store(true, Ordering::Release);
         let ended = thread.join();
         flushed.map_err(|error| storage("the last appends", &error))?;
