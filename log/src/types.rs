@@ -174,7 +174,9 @@ pub enum LogError {
         next: Offset,
     },
     /// The log has stopped after an I/O error: nothing is appended any more until it is opened again.
-    #[error("the log has stopped: {0}; mend that (is a disk full?), then start again (what was acknowledged is safe)")]
+    #[error(
+        "the log has stopped: {0}; free the disk or mend what failed, then start again (what was acknowledged is safe)"
+    )]
     Stopped(Arc<str>),
     /// What is on disk is damaged or of another program.
     #[error("the log is damaged: {0}")]
