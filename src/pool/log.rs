@@ -1,9 +1,10 @@
 //! The log, wherever the file says it is.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use sluice_log::{
     EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogError, LogFollower, LogMetrics, SharedLog, read_only,
 };
@@ -29,11 +30,22 @@ impl OpenLog {
             LogConfig::Embedded { dir } => {
                 let made = std::fs::create_dir_all(dir);
                 made.with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
-                let options = EmbeddedOptions::new(dir);
-                Ok(Self::Embedded(tokio::task::spawn_blocking(|| EmbeddedLog::open(options)).await??))
+                Self::open_embedded(EmbeddedOptions::new(dir)).await
             }
             LogConfig::Kafka(kafka) => Ok(Self::Kafka(KafkaLog::open(options(kafka)?).await?)),
         }
+    }
+
+    /// Opens it, if there is one.
+    ///
+    /// # Errors
+    /// As [`OpenLog::open`].
+    pub(crate) async fn find(config: &LogConfig) -> anyhow::Result<Option<Self>> {
+        Ok(match config {
+            LogConfig::Embedded { dir } if is_there(dir) => Some(Self::open_embedded(EmbeddedOptions::new(dir)).await?),
+            LogConfig::Embedded { .. } => None,
+            LogConfig::Kafka(kafka) => KafkaLog::find(options(kafka)?).await?.map(Self::Kafka),
+        })
     }
 
     /// Opens the log of a pool that does not run; nothing in it grows too old while it is open. Whether a pool runs on
@@ -42,17 +54,19 @@ impl OpenLog {
     /// # Errors
     /// If there is none, which a command must not make, or if a process has it open.
     pub(crate) async fn open_to_change(config: &LogConfig) -> anyhow::Result<Self> {
-        if !exists(config).await? {
-            bail!("there is no log {config}; has this topology run here?");
-        }
-        match config {
-            LogConfig::Embedded { dir } => {
+        let found = match config {
+            LogConfig::Embedded { dir } if is_there(dir) => {
                 let never = Duration::from_secs(u64::from(u32::MAX));
                 let options = EmbeddedOptions { retention_interval: never, ..EmbeddedOptions::new(dir) };
-                Ok(Self::Embedded(EmbeddedLog::open(options)?))
+                Some(Self::open_embedded(options).await?)
             }
-            LogConfig::Kafka(_) => Self::open(config).await,
-        }
+            config => Self::find(config).await?,
+        };
+        found.with_context(|| format!("there is no log {config}; has this topology run here?"))
+    }
+
+    async fn open_embedded(options: EmbeddedOptions) -> anyhow::Result<Self> {
+        Ok(Self::Embedded(tokio::task::spawn_blocking(|| EmbeddedLog::open(options)).await??))
     }
 
     /// As everyone but its owner sees it.
@@ -83,30 +97,36 @@ impl OpenLog {
     }
 }
 
-/// Whether there is a log.
+/// Whether there is an embedded log in this directory.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    dir.join("CURRENT").exists()
+}
+
+/// The log to be read only, beside whoever writes it, if there is one.
 ///
 /// # Errors
-/// If no broker answers.
-pub(crate) async fn exists(config: &LogConfig) -> anyhow::Result<bool> {
+/// If it cannot be read.
+pub(crate) async fn find_to_read(config: &LogConfig) -> anyhow::Result<Option<SharedLog>> {
+    let failed = || cannot_read(config);
     Ok(match config {
-        LogConfig::Embedded { dir } => dir.join("CURRENT").exists(),
-        LogConfig::Kafka(kafka) => KafkaLog::find(options(kafka)?).await?.is_some(),
+        LogConfig::Embedded { dir } if is_there(dir) => Some(LogFollower::open(dir).with_context(failed)?),
+        LogConfig::Embedded { .. } => None,
+        LogConfig::Kafka(kafka) => {
+            KafkaLog::find(options(kafka)?).await.with_context(failed)?.map(|log| read_only(log))
+        }
     })
 }
 
-/// The log to be read only, beside whoever writes it.
+/// The same, where there must be one.
 ///
 /// # Errors
 /// If there is none, or it cannot be read.
 pub(crate) async fn open_to_read(config: &LogConfig) -> anyhow::Result<SharedLog> {
-    let hint = || format!("cannot read the log {config}; has this topology run here?");
-    match config {
-        LogConfig::Embedded { dir } => Ok(LogFollower::open(dir).with_context(hint)?),
-        LogConfig::Kafka(kafka) => match KafkaLog::find(options(kafka)?).await.with_context(hint)? {
-            Some(log) => Ok(read_only(log)),
-            None => bail!(hint()),
-        },
-    }
+    find_to_read(config).await?.with_context(|| cannot_read(config))
+}
+
+fn cannot_read(config: &LogConfig) -> String {
+    format!("cannot read the log {config}; has this topology run here?")
 }
 
 /// Waits for `what`, in a thread that no event loop runs on.

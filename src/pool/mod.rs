@@ -75,10 +75,13 @@ impl Pool {
     /// If they do not fit what is on disk, or any part cannot start.
     pub(crate) async fn start(graph: &Graph, only: &[String], rebuild: bool) -> anyhow::Result<Self> {
         let plan = graph.plan(only)?;
-        if !log::exists(&graph.config.log).await? {
-            before_start(graph, only, None, rebuild).await?;
-        }
-        let log = OpenLog::open(&graph.config.log).await?;
+        let log = match OpenLog::find(&graph.config.log).await? {
+            Some(log) => log,
+            None => {
+                before_start(graph, only, None, rebuild).await?;
+                OpenLog::open(&graph.config.log).await?
+            }
+        };
         let shared = log.shared();
         before_start(graph, only, Some(&shared), rebuild).await?;
         let nodes = services::node_configs(&graph.config)?;

@@ -10,7 +10,7 @@ use sluice_state::StateEnv;
 use sluice_topology::runtime::{Plan, RuntimeOptions, StandbyRuntime, TopologyRuntime, rescale};
 use sluice_topology::{Graph, LogConfig};
 
-use super::log::{OpenLog, exists};
+use super::log::{OpenLog, is_there};
 use super::{Pool, externals, memory, open_ledger, services};
 
 /// How often the log's lock is looked at: it is one call to the system.
@@ -117,7 +117,7 @@ async fn follow(graph: &Graph, dir: &Path, plan: &Plan) -> anyhow::Result<Arc<Lo
                 }
             }
             // There is no log, or its writer is making it.
-            Err(LogError::Storage(_)) if !exists(&graph.config.log).await? || is_written(dir)? => {}
+            Err(LogError::Storage(_)) if !is_there(dir) || is_written(dir)? => {}
             Err(error) => return Err(error.into()),
         }
         if !std::mem::replace(&mut told, true) {

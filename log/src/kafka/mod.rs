@@ -35,7 +35,7 @@ use crate::genesis::{genesis_record, new_uuid};
 use crate::metrics::count;
 use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appends::{Appends, Slot};
-use readers::Readers;
+use readers::{Place, Readers};
 use registry::{Named, Registry};
 pub use settings::KafkaOptions;
 use settings::MAX_RECORD;
@@ -69,7 +69,7 @@ struct Known {
 }
 
 struct KnownPartition {
-    place: (Arc<str>, i32),
+    place: Place,
     slot: Arc<Slot>,
     genesis: Bytes,
 }
@@ -83,8 +83,8 @@ impl KafkaLog {
         let topics = Topics::open(&options)?;
         let spec = TopicSpec { name: registry::TOPIC.into(), partitions: 1, retention: Retention::default() };
         topics.create(&on_brokers(&options, registry::TOPIC), &spec).await?;
-        let opened = Self::with(options, topics).await?;
-        opened.ok_or_else(|| LogError::Storage("Kafka does not show the topic of the registry it has made".into()))
+        let opened = Self::with(options, topics, true).await?;
+        opened.ok_or_else(|| LogError::Storage("Kafka does not show the registry of topics it has made".into()))
     }
 
     /// Opens the log on the brokers, if there is one.
@@ -93,24 +93,25 @@ impl KafkaLog {
     /// As [`KafkaLog::open`].
     pub async fn find(options: KafkaOptions) -> Result<Option<Arc<Self>>, LogError> {
         let topics = Topics::open(&options)?;
-        Self::with(options, topics).await
+        Self::with(options, topics, false).await
     }
 
-    async fn with(options: KafkaOptions, topics: Topics) -> Result<Option<Arc<Self>>, LogError> {
+    /// Where the registry has no genesis yet, `begin` writes one; without it there is no log.
+    async fn with(options: KafkaOptions, topics: Topics, begin: bool) -> Result<Option<Arc<Self>>, LogError> {
         let name = on_brokers(&options, registry::TOPIC);
         let Some(described) = topics.describe(&name).await? else { return Ok(None) };
         described.check(&name, &options)?;
         let (appends, readers) = (Appends::open(&options)?, Readers::new(options.clone())?);
         let (mut registry, place) = (Registry::default(), (Arc::clone(&name), 0));
         catch_up(&mut registry, &topics, &readers, &place).await?;
-        if registry.uuid().is_none() {
+        if registry.uuid().is_none() && begin {
             let at = Partition::new(registry::TOPIC, 0);
             let slot = Slot::new(name.to_string(), 0, at.clone());
             let genesis = genesis_record(new_uuid(), &at, 1);
             answered(appends.append(&slot, vec![genesis])).await?;
             catch_up(&mut registry, &topics, &readers, &place).await?;
         }
-        let uuid = registry.uuid().ok_or_else(|| LogError::Storage("Kafka does not show the log's genesis".into()))?;
+        let Some(uuid) = registry.uuid() else { return Ok(None) };
         let registry = tokio::sync::Mutex::new(registry);
         let inner = Inner { uuid, options, topics, appends, readers, registry, known: RwLock::default() };
         Ok(Some(Arc::new(Self { inner: Arc::new(inner) })))
@@ -136,12 +137,7 @@ fn on_brokers(options: &KafkaOptions, topic: &str) -> Arc<str> {
 }
 
 /// Reads the registry to its end.
-async fn catch_up(
-    registry: &mut Registry,
-    topics: &Topics,
-    readers: &Readers,
-    place: &(Arc<str>, i32),
-) -> Result<(), LogError> {
+async fn catch_up(registry: &mut Registry, topics: &Topics, readers: &Readers, place: &Place) -> Result<(), LogError> {
     let at = Partition::new(registry::TOPIC, 0);
     let end = topics.bounds(&place.0, &at).await?.next;
     while registry.next < end {
@@ -246,7 +242,7 @@ impl Inner {
     }
 
     /// The partition begins with the record that the registry has, unless its beginning was removed.
-    async fn check_genesis(&self, at: &Partition, place: &(Arc<str>, i32), named: &Named) -> Result<(), LogError> {
+    async fn check_genesis(&self, at: &Partition, place: &Place, named: &Named) -> Result<(), LogError> {
         let bounds = self.topics.bounds(&place.0, at).await?;
         let anew = |what: &str| {
             LogError::Corrupt(format!(
@@ -321,7 +317,7 @@ impl Inner {
     async fn read_behind(
         &self,
         at: &Partition,
-        place: &(Arc<str>, i32),
+        place: &Place,
         from: Offset,
         max_bytes: usize,
         wait: Duration,
@@ -359,7 +355,7 @@ impl Inner {
     async fn read_once(
         &self,
         at: &Partition,
-        place: &(Arc<str>, i32),
+        place: &Place,
         from: Offset,
         max_bytes: usize,
         deadline: Instant,
@@ -367,7 +363,6 @@ impl Inner {
         match self.readers.read(place, from.get(), max_bytes, deadline).await? {
             Ok(found) => Ok(found),
             Err(error) => {
-                self.readers.give_up_failed(place);
                 check_range(at, from, self.topics.bounds(&place.0, at).await?)?;
                 Err(storage(&format!("reading {at} from offset {from} on"), &error))
             }

@@ -26,7 +26,7 @@ const ASK: Duration = Duration::from_secs(2);
 /// How often the events of consumers are looked after.
 const TURN: Duration = Duration::from_millis(100);
 
-/// What consumers tell besides records.
+/// What clients tell besides answers and records.
 pub(super) struct Events;
 
 impl ClientContext for Events {
@@ -42,7 +42,7 @@ impl ClientContext for Events {
 impl ConsumerContext for Events {}
 
 /// Name of a topic on the brokers, and number of a partition.
-type Place = (Arc<str>, i32);
+pub(super) type Place = (Arc<str>, i32);
 
 /// All who read.
 pub(super) struct Readers {
@@ -81,27 +81,30 @@ impl Readers {
         Ok(readers)
     }
 
-    /// The records of a partition from `offset` on, which lies within it; see [`Cursor::read`].
+    /// The records of a partition from `offset` on, which lies within it; see [`Cursor::read`]. After an error of Kafka's
+    /// the next read begins anew.
     pub(super) async fn read(
         &self,
-        (topic, partition): &Place,
+        place: &Place,
         offset: u64,
         max_bytes: usize,
         deadline: Instant,
     ) -> Result<Result<Vec<crate::Record>, KafkaError>, LogError> {
-        let place = (Arc::clone(topic), *partition);
         loop {
-            let cursor = match self.cursor(&place, offset)? {
+            let cursor = match self.cursor(place, offset)? {
                 Chosen::Cursor(cursor) => cursor,
                 Chosen::Ask(number, consumer) => {
-                    self.introduce(number, consumer, topic).await?;
+                    self.introduce(number, consumer, &place.0).await?;
                     continue;
                 }
             };
             match cursor.read(offset, max_bytes, deadline).await {
                 Found::Records(records) => return Ok(Ok(records)),
                 Found::Nothing => return Ok(Ok(Vec::new())),
-                Found::Failed(error) => return Ok(Err(error)),
+                Found::Failed(error) => {
+                    self.give_up(place, |open| open.cursor.has_failed());
+                    return Ok(Err(error));
+                }
                 Found::Elsewhere => {}
             }
         }
@@ -165,19 +168,24 @@ impl Readers {
         Ok(Chosen::Cursor(cursor))
     }
 
-    /// Gives up the cursors that nobody reads, and those that have failed.
+    /// Gives up the cursors that nobody reads.
     fn sweep(&self) {
-        let mut cursors = self.cursors.lock();
-        for (place, open) in cursors.iter_mut() {
-            open.retain(|open| {
-                let used = Arc::strong_count(&open.cursor) > 1 || open.cursor.idle() < IDLE;
-                if !used {
-                    self.unassign(place, open.consumer);
-                }
-                used
-            });
+        let places: Vec<Place> = self.cursors.lock().keys().cloned().collect();
+        for place in places {
+            self.give_up(&place, |open| Arc::strong_count(&open.cursor) == 1 && open.cursor.idle() >= IDLE);
         }
-        cursors.retain(|_, open| !open.is_empty());
+    }
+
+    /// Gives up those cursors of a partition that are done with.
+    fn give_up(&self, place: &Place, done: impl Fn(&Open) -> bool) {
+        let mut cursors = self.cursors.lock();
+        let Some(open) = cursors.get_mut(place) else { return };
+        for open in open.extract_if(.., |open| done(open)) {
+            self.unassign(place, open.consumer);
+        }
+        if open.is_empty() {
+            cursors.remove(place);
+        }
     }
 
     fn unassign(&self, place: &Place, consumer: usize) {
@@ -194,20 +202,6 @@ impl Readers {
     pub(super) fn forget_before(&self, place: &Place, start: u64) {
         for open in self.cursors.lock().get(place).into_iter().flatten() {
             open.cursor.forget_before(start);
-        }
-    }
-
-    /// Ends a cursor that has failed, so that the next read begins anew.
-    pub(super) fn give_up_failed(&self, place: &Place) {
-        let mut cursors = self.cursors.lock();
-        if let Some(open) = cursors.get_mut(place) {
-            open.retain(|open| {
-                let failed = open.cursor.has_failed();
-                if failed {
-                    self.unassign(place, open.consumer);
-                }
-                !failed
-            });
         }
     }
 }

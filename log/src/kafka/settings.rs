@@ -4,8 +4,8 @@ use rdkafka::ClientConfig;
 
 /// Largest record on brokers, in bytes: a block of 4 MB with its envelope fits four times.
 pub(super) const MAX_RECORD: usize = 16 << 20;
-/// What a batch may have around its records.
-const BATCH_OVERHEAD: usize = 64 << 10;
+/// The same for what goes to a broker at once: records with what is around them.
+pub(super) const MAX_BATCH: usize = MAX_RECORD + (64 << 10);
 
 /// A log on Kafka or Redpanda.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl KafkaOptions {
         for (name, value) in settings {
             config.set(name, value);
         }
-        config.set("message.max.bytes", (MAX_RECORD + BATCH_OVERHEAD).to_string());
+        config.set("message.max.bytes", MAX_BATCH.to_string());
         for (name, value) in &self.properties {
             config.set(name, value);
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientContext, Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 use sluice_proto::Offset;
 
-use super::settings::{KafkaOptions, MAX_RECORD};
-use super::{report, storage};
+use super::readers::Events;
+use super::settings::{KafkaOptions, MAX_BATCH, MAX_RECORD};
+use super::storage;
 use crate::{Bounds, LogError, Partition, Retention, TopicSpec};
 
 /// How long one question to a broker may take.
@@ -23,22 +24,10 @@ const COMING_UP: Duration = Duration::from_secs(10);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
-struct Context;
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        report(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "Kafka");
-    }
-}
-
 /// Asks brokers about topics.
 pub(super) struct Topics {
     options: KafkaOptions,
-    admin: Arc<AdminClient<Context>>,
+    admin: Arc<AdminClient<Events>>,
 }
 
 /// A topic as brokers describe it.
@@ -106,7 +95,7 @@ impl Described {
 
 impl Topics {
     pub(super) fn open(options: &KafkaOptions) -> Result<Self, LogError> {
-        let admin = AdminClient::from_config_and_context(&options.client(), Context);
+        let admin = AdminClient::from_config_and_context(&options.client(), Events);
         let admin = Arc::new(admin.map_err(|error| storage("a client", &error))?);
         Ok(Self { options: options.clone(), admin })
     }
@@ -155,7 +144,7 @@ impl Topics {
             ("retention.bytes", retention.bytes.map_or_else(for_ever, |bytes| bytes.to_string())),
             ("min.insync.replicas", self.options.min_insync.to_string()),
             ("unclean.leader.election.enable", "false".into()),
-            ("max.message.bytes", (MAX_RECORD + (64 << 10)).to_string()),
+            ("max.message.bytes", MAX_BATCH.to_string()),
         ]
     }
 
@@ -249,7 +238,7 @@ impl Topics {
     async fn ask<T: Send + 'static>(
         &self,
         what: &str,
-        question: impl Fn(&AdminClient<Context>) -> Result<T, KafkaError> + Clone + Send + 'static,
+        question: impl Fn(&AdminClient<Events>) -> Result<T, KafkaError> + Clone + Send + 'static,
     ) -> Result<T, LogError> {
         let begun = Instant::now();
         loop {

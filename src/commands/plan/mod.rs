@@ -6,7 +6,7 @@ use clap::Args;
 use sluice_topology::disk::{LogFacts, States, judge};
 
 use crate::cli::{Common, FileArgs};
-use crate::pool::log;
+use crate::pool::log::find_to_read;
 use crate::{logging, topology_file};
 
 /// Code where `sluice run` would refuse.
@@ -39,11 +39,10 @@ pub(crate) fn run(args: &PlanArgs, common: &Common) -> anyhow::Result<ExitCode> 
     // In this order: what a running pool does meanwhile puts the log ahead of the states, never behind them.
     let states = States::read(&graph, &[], &graph.config.state.dir)?;
     let facts = runtime.block_on(async {
-        if !log::exists(&graph.config.log).await? {
-            return anyhow::Ok(None);
+        match find_to_read(&graph.config.log).await? {
+            Some(log) => anyhow::Ok(Some(LogFacts::of(&log, &graph).await?)),
+            None => Ok(None),
         }
-        let log = log::open_to_read(&graph.config.log).await?;
-        Ok(Some(LogFacts::of(&log, &graph).await?))
     })?;
     let judgement = judge(&graph, &states, facts.as_ref());
     if args.json {
