@@ -39,7 +39,7 @@ use readers::{Place, Readers};
 use registry::{Named, Registry};
 pub use settings::KafkaOptions;
 use settings::MAX_RECORD;
-use topics::Topics;
+use topics::{HEARD_OF, IF_ANY, Topics, is_final};
 
 /// How long the last appends have to become durable when the log is closed.
 const CLOSE: Duration = Duration::from_secs(3);
@@ -99,7 +99,9 @@ impl KafkaLog {
     /// Where the registry has no genesis yet, `begin` writes one; without it there is no log.
     async fn with(options: KafkaOptions, topics: Topics, begin: bool) -> Result<Option<Arc<Self>>, LogError> {
         let name = on_brokers(&options, registry::TOPIC);
-        let Some(described) = topics.describe(&name).await? else { return Ok(None) };
+        let Some(described) = topics.describe(&name, if begin { HEARD_OF } else { IF_ANY }).await? else {
+            return Ok(None);
+        };
         described.check(&name, &options)?;
         let (appends, readers) = (Appends::open(&options)?, Readers::new(options.clone())?);
         let (mut registry, place) = (Registry::default(), (Arc::clone(&name), 0));
@@ -166,7 +168,7 @@ impl Inner {
         spec.check()?;
         let name = self.on_brokers(&spec.name);
         self.topics.create(&name, spec).await?;
-        let Some(described) = self.topics.describe(&name).await? else {
+        let Some(described) = self.topics.describe(&name, HEARD_OF).await? else {
             return Err(LogError::Storage(format!("Kafka does not show the topic {name} it has made")));
         };
         let mut info = spec.info();
@@ -360,12 +362,18 @@ impl Inner {
         max_bytes: usize,
         deadline: Instant,
     ) -> Result<Vec<Record>, LogError> {
-        match self.readers.read(place, from.get(), max_bytes, deadline).await? {
-            Ok(found) => Ok(found),
-            Err(error) => {
-                check_range(at, from, self.topics.bounds(&place.0, at).await?)?;
-                Err(storage(&format!("reading {at} from offset {from} on"), &error))
+        let patience = Instant::now() + ARRIVES;
+        loop {
+            let error = match self.readers.read(place, from.get(), max_bytes, deadline).await? {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            check_range(at, from, self.topics.bounds(&place.0, at).await?)?;
+            // The place is right: so a broker that is about to go, or has just come, said otherwise.
+            if is_final(&error) || Instant::now() > patience {
+                return Err(storage(&format!("reading {at} from offset {from} on"), &error));
             }
+            tracing::debug!(%error, %at, %from, "Kafka is read again");
         }
     }
 
@@ -392,7 +400,7 @@ impl Inner {
         let describe = |name: Arc<str>| {
             let partitions = registry.named(&Partition::new(name.clone(), 0)).map_or(0, |named| named.partitions);
             async move {
-                let described = self.topics.describe(&self.on_brokers(&name)).await?;
+                let described = self.topics.describe(&self.on_brokers(&name), HEARD_OF).await?;
                 Ok(described.map(|it| TopicInfo { name, partitions, retention: it.retention() }))
             }
         };

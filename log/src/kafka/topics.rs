@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -21,6 +22,11 @@ const ASK: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// For how long a cluster that has too few brokers is waited for: they may be coming up.
 const COMING_UP: Duration = Duration::from_secs(10);
+/// For how long a topic that has been made, but that a broker does not know, is asked for again: brokers hear of it one after
+/// the other.
+pub(super) const HEARD_OF: Duration = Duration::from_secs(20);
+/// The same, where it is not known to have been made.
+pub(super) const IF_ANY: Duration = Duration::from_secs(1);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -116,16 +122,13 @@ impl Topics {
                     Some(Err((_, code))) => code,
                     _ => return Ok(()),
                 },
-                Err(error) if is_passing(&error) => RDKafkaErrorCode::RequestTimedOut,
-                Err(error) => return Err(storage(&format!("creating topic {name}"), &error)),
+                Err(error) if is_final(&error) => return Err(storage(&format!("creating topic {name}"), &error)),
+                Err(_) => RDKafkaErrorCode::RequestTimedOut,
             };
             match code {
                 RDKafkaErrorCode::TopicAlreadyExists => return Ok(()),
                 RDKafkaErrorCode::InvalidReplicationFactor if begun.elapsed() < COMING_UP => {}
-                RDKafkaErrorCode::RequestTimedOut
-                | RDKafkaErrorCode::BrokerNotAvailable
-                | RDKafkaErrorCode::NotController
-                    if begun.elapsed() < PATIENCE => {}
+                code if !is_final_code(code) && begun.elapsed() < PATIENCE => {}
                 code => {
                     let what = format!("{code}: has the cluster {} brokers?", self.options.replication);
                     return Err(LogError::Storage(format!("creating topic {name} on Kafka: {what}")));
@@ -155,26 +158,31 @@ impl Topics {
         let all = settings
             .iter()
             .fold(AlterConfig::new(ResourceSpecifier::Topic(name)), |all, (name, value)| all.set(name, value));
-        let altered = self.admin.alter_configs([&all], &AdminOptions::new().request_timeout(Some(ASK))).await;
-        let altered = altered.map_err(|error| storage(&format!("retention of topic {name}"), &error))?;
-        match altered.into_iter().next() {
-            Some(Err((_, code))) => Err(LogError::Storage(format!("retention of topic {name} on Kafka: {code}"))),
-            _ => Ok(()),
-        }
+        let what = format!("retention of topic {name}");
+        let alter = || self.admin.alter_configs([&all], &AdminOptions::new().request_timeout(Some(ASK)));
+        again(&what, || {
+            alter().map(|altered| one(altered?.into_iter().map(|topic| topic.map_err(|(_, code)| code))))
+        })
+        .await
+        .map(drop)
     }
 
-    /// What the brokers have of a topic, once each of its partitions has a leader; `None` if there is no such topic.
-    pub(super) async fn describe(&self, name: &str) -> Result<Option<Described>, LogError> {
+    /// What the brokers have of a topic, once each of its partitions has a leader; `None` if no such topic is seen for as long
+    /// as `patience`.
+    pub(super) async fn describe(&self, name: &str, patience: Duration) -> Result<Option<Described>, LogError> {
         let begun = Instant::now();
         loop {
-            if let Some((partitions, replicas, led)) = self.partitions(name).await? {
-                if led || begun.elapsed() > PATIENCE {
+            match self.partitions(name).await? {
+                Some((partitions, replicas, led)) if led || begun.elapsed() > PATIENCE => {
                     let settings = self.settings_of(name).await?;
-                    return Ok(Some(Described { partitions, replicas, settings }));
+                    // A broker that has not heard of the topic tells none.
+                    if !settings.is_empty() {
+                        return Ok(Some(Described { partitions, replicas, settings }));
+                    }
                 }
-            } else if begun.elapsed() > Duration::from_secs(1) {
-                // Brokers hear of a new topic one after the other.
-                return Ok(None);
+                Some(_) => {}
+                None if begun.elapsed() > patience => return Ok(None),
+                None => {}
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -196,27 +204,29 @@ impl Topics {
     }
 
     async fn settings_of(&self, name: &str) -> Result<BTreeMap<String, String>, LogError> {
+        let what = format!("settings of topic {name}");
         let asked = AdminOptions::new().request_timeout(Some(ASK));
-        let described = self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &asked).await;
-        let described = described.map_err(|error| storage(&format!("settings of topic {name}"), &error))?;
-        let settings = match described.into_iter().next() {
-            Some(Ok(resource)) => resource.entries,
-            Some(Err(code)) => return Err(LogError::Storage(format!("settings of topic {name} on Kafka: {code}"))),
-            None => Vec::new(),
-        };
+        let topic = ResourceSpecifier::Topic(name);
+        let described = again(&what, || self.admin.describe_configs([&topic], &asked).map(|found| one(found?))).await?;
+        let settings = described.map(|resource| resource.entries).unwrap_or_default();
         Ok(settings.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 
-    /// Where a partition begins and ends.
+    /// Where a partition that has been made begins and ends.
     pub(super) async fn bounds(&self, topic: &str, at: &Partition) -> Result<Bounds, LogError> {
-        let (topic, partition, unknown) = (topic.to_owned(), super::number(at)?, at.clone());
-        let asked = self.ask("bounds", move |admin| match admin.inner().fetch_watermarks(&topic, partition, ASK) {
-            Err(KafkaError::MetadataFetch(
-                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition,
-            )) => Ok(None),
+        let (name, partition, begun) = (topic.to_owned(), super::number(at)?, Instant::now());
+        let asked = self.ask("bounds", move |admin| match admin.inner().fetch_watermarks(&name, partition, ASK) {
+            Err(KafkaError::MetadataFetch(code)) if is_unknown(code) => {
+                if begun.elapsed() > HEARD_OF {
+                    return Ok(None);
+                }
+                // What the client remembers of the topic is from before all of it was there, and it does not ask again by itself.
+                admin.inner().fetch_metadata(Some(&name), ASK)?;
+                Err(KafkaError::MetadataFetch(code))
+            }
             bounds => bounds.map(Some),
         });
-        let Some((start, next)) = asked.await? else { return Err(LogError::Unknown(unknown)) };
+        let Some((start, next)) = asked.await? else { return Err(LogError::Unknown(at.clone())) };
         let offset = |number: i64| Offset::new(u64::try_from(number).unwrap_or(0));
         Ok(Bounds { start: offset(start), next: offset(next) })
     }
@@ -228,53 +238,113 @@ impl Topics {
         let added = list.add_partition_offset(topic, super::number(at)?, to);
         added.map_err(|error| storage(&format!("trimming {at}"), &error))?;
         let asked = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
-        let trimmed = self.admin.delete_records(&list, &asked).await;
-        let trimmed = trimmed.map_err(|error| storage(&format!("trimming {at}"), &error))?;
-        let errors = trimmed.elements().iter().filter_map(|element| element.error().err()).next();
-        errors.map_or(Ok(()), |error| Err(storage(&format!("trimming {at}"), &error)))
+        again(&format!("trimming {at}"), || {
+            let trimmed = self.admin.delete_records(&list, &asked);
+            trimmed.map(|trimmed| trimmed?.elements().iter().try_for_each(|element| element.error()))
+        })
+        .await
     }
 
-    /// Asks brokers, again and again while they cannot be reached: they may be about to come back.
+    /// Asks brokers what blocks a thread.
     async fn ask<T: Send + 'static>(
         &self,
         what: &str,
         question: impl Fn(&AdminClient<Events>) -> Result<T, KafkaError> + Clone + Send + 'static,
     ) -> Result<T, LogError> {
-        let begun = Instant::now();
-        loop {
+        again(what, || {
             let (admin, question) = (Arc::clone(&self.admin), question.clone());
-            let answer = tokio::task::spawn_blocking(move || question(&admin)).await;
-            let answer = answer.map_err(|error| LogError::Storage(format!("{what}: {error}")))?;
-            match answer {
-                Err(error) if is_passing(&error) && begun.elapsed() < PATIENCE => {
-                    tracing::debug!(%error, what, "Kafka is asked again");
-                }
-                answer => return answer.map_err(|error| storage(what, &error)),
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+            let answer = tokio::task::spawn_blocking(move || question(&admin));
+            // It ends without an answer only where the program does.
+            answer.map(|answer| answer.unwrap_or(Err(KafkaError::Canceled)))
+        })
+        .await
     }
 }
 
-/// A broker is gone or another one is about to take over: it will pass.
-fn is_passing(error: &KafkaError) -> bool {
+/// Asks, again and again while it cannot be answered: brokers may be about to come back, or to hear of a topic.
+async fn again<T, F: Future<Output = Result<T, KafkaError>>>(
+    what: &str,
+    question: impl Fn() -> F,
+) -> Result<T, LogError> {
+    let begun = Instant::now();
+    loop {
+        match question().await {
+            Err(error) if !is_final(&error) && begun.elapsed() < PATIENCE => {
+                tracing::debug!(%error, what, "Kafka is asked again");
+            }
+            answer => return answer.map_err(|error| storage(what, &error)),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The answer for the only topic that was asked about.
+fn one<T>(answers: impl IntoIterator<Item = Result<T, RDKafkaErrorCode>>) -> Result<Option<T>, KafkaError> {
+    answers.into_iter().next().transpose().map_err(KafkaError::AdminOp)
+}
+
+/// The broker that was asked has not heard of the topic, or not yet.
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition | RDKafkaErrorCode::UnknownTopic
+    )
+}
+
+/// Asking again will not help: what is asked for is refused, or makes no sense. Everything else passes: brokers die, others
+/// take over, and say so in many ways meanwhile.
+pub(super) fn is_final(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_none_or(is_final_code)
+}
+
+fn is_final_code(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::BrokerTransportFailure
-                | Code::AllBrokersDown
-                | Code::OperationTimedOut
-                | Code::RequestTimedOut
-                | Code::LeaderNotAvailable
-                | Code::NotLeaderForPartition
-                | Code::NotCoordinator
-                | Code::BrokerNotAvailable
-                | Code::ReplicaNotAvailable
-                | Code::NetworkException
-                | Code::Resolve
-                | Code::DestroyBroker
-                | Code::UnknownBroker
-        )
+        code,
+        Code::Authentication
+            | Code::SSL
+            | Code::SaslAuthenticationFailed
+            | Code::UnsupportedSASLMechanism
+            | Code::IllegalSASLState
+            | Code::SecurityDisabled
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::InvalidArgument
+            | Code::InvalidConfig
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::InvalidReplicaAssignment
+            | Code::InvalidRequest
+            | Code::InvalidTopic
+            | Code::MessageSizeTooLarge
+            | Code::NotImplemented
+            | Code::OffsetOutOfRange
+            | Code::PolicyViolation
+            | Code::TopicAlreadyExists
+            | Code::TopicDeletionDisabled
+            | Code::UnsupportedFeature
+            | Code::UnsupportedVersion
+            | Code::Fatal
+            | Code::Fenced
+            | Code::State
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_so_is_final() {
+        use RDKafkaErrorCode as Code;
+        // Seen while brokers were killed.
+        for code in [Code::OffsetNotAvailable, Code::UnknownTopicOrPartition, Code::NotLeaderForPartition] {
+            assert!(!is_final(&KafkaError::MetadataFetch(code)), "{code}");
+        }
+        for code in [Code::TopicAuthorizationFailed, Code::SaslAuthenticationFailed, Code::InvalidConfig] {
+            assert!(is_final(&KafkaError::AdminOp(code)), "{code}");
+        }
+        assert!(is_final(&KafkaError::Canceled));
+    }
 }

@@ -203,6 +203,7 @@ async fn s1_nothing_acknowledged_is_lost_with_a_broker() {
     let mut kafka = Kafka::start(3).unwrap();
     let log = KafkaLog::open(KafkaOptions::new(kafka.brokers())).await.unwrap();
     log.create_topic(&spec("shares", PARTITIONS)).await.unwrap();
+    are_good_at_once(&log).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> = (0..PARTITIONS).map(|n| tokio::spawn(write(log.clone(), n, stop.clone()))).collect();
     let readers: Vec<_> = (0..PARTITIONS).map(|n| tokio::spawn(follow(log.clone(), n, stop.clone()))).collect();
@@ -230,6 +231,17 @@ async fn s1_nothing_acknowledged_is_lost_with_a_broker() {
         assert_eq!(once, numbers(0..acknowledged).into_iter().collect(), "{of}");
         assert_eq!(seen, all, "{of} as it was read while brokers died");
         eprintln!("{of}: {acknowledged} acknowledged, {} there, {} twice", once.len(), all.len() - once.len());
+    }
+}
+
+/// Topics can be used as soon as they have been made, though brokers hear of them one after the other.
+async fn are_good_at_once(log: &Arc<KafkaLog>) {
+    for number in 0..20 {
+        let topic = format!("new{number}");
+        log.create_topic(&spec(&topic, 3)).await.unwrap();
+        let of = Partition::new(topic, number % 3);
+        let bounds = Bounds { start: Offset::ZERO, next: Offset::new(1) };
+        assert_eq!(log.bounds(&of).await.unwrap(), bounds, "the genesis record");
     }
 }
 
