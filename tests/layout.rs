@@ -12,7 +12,7 @@ use serde_json::Value;
 const LEVELS: [&[&str]; 6] = [
     &["sluice-proto", "sluice-failpoints", "sluice-rocks"],
     &["sluice-mining"],
-    &["sluice-log", "sluice-state", "sluice-ledger"],
+    &["sluice-log", "sluice-state", "sluice-ledger", "sluice-series", "sluice-cache"],
     &["sluice-topology"],
     &["sluice-operators", "sluice-gateway", "sluice-jobmanager", "sluice-api"],
     &["sluice"],

@@ -233,6 +233,7 @@ fn main() {
             shares: "shares".into(),
             candidates: "candidates".into(),
             epoch: Epoch::new(1),
+            cache: None,
         };
         let gateway = Gateway::start(config, io).await.unwrap();
         (gateway, Producer::new(shared.clone(), "jobs", 1, "jobmanager", Epoch::new(1)))

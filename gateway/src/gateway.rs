@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use sluice_cache::Cache;
 use sluice_log::{Partition, SharedLog};
 use sluice_proto::Epoch;
 use sluice_topology::runtime::{Producer, Writer};
@@ -18,7 +19,6 @@ use crate::identity::Identities;
 use crate::jobs::{Handed, JobBatch, JobFeed};
 use crate::listener::{Listener, listen};
 use crate::protocol::reply;
-use crate::resume::Tokens;
 use crate::shared::{FailOnPanic, Shared};
 use crate::targets::{Decision, TargetFeed};
 use crate::worker::{Inbox, Mail, Worker};
@@ -47,6 +47,8 @@ pub struct GatewayIo {
     pub candidates: String,
     /// Epoch of this start: see [`sluice_topology::runtime::Owners::claim_source`].
     pub epoch: Epoch,
+    /// What is shared with other gateways of the pool, beside the log.
+    pub cache: Option<Arc<dyn Cache>>,
 }
 
 /// A running gateway. Dropping it stops it without waiting.
@@ -79,14 +81,17 @@ impl Gateway {
         let identities = Identities::new(config.id, io.epoch, partitions, workers);
         let shares = Self::writers(producer(&io.shares, partitions), &identities, workers);
         let candidates = producer(&io.candidates, 1);
-        let tokens = Tokens::new(io.log.uuid());
         let (mail, letters): (Vec<_>, Vec<_>) = (0..workers).map(|_| channel(INBOX)).unzip();
-        let log = Arc::clone(&io.log);
+        let beside = (Arc::clone(&io.log), io.cache.clone());
         let doors = config.doors();
         let listeners: Result<Vec<_>, _> = doors.iter().map(|door| Listener::new(&config, door)).collect();
-        let shared = Shared::new(config.clone(), listeners?, identities, tokens, log, candidates, mail);
+        let shared = Shared::new(config.clone(), listeners?, identities, beside, candidates, mail);
         let shared = Arc::new(shared);
-        let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain).await?;
+        let hint = match &shared.cached {
+            Some(cached) => cached.newest_job().await,
+            None => None,
+        };
+        let (feed, jobs) = JobFeed::open(Arc::clone(&io.log), &io.jobs, &config.name, config.chain, hint).await?;
         jobs.last().into_iter().for_each(|batch| shared.note(batch));
         let mut listeners = Vec::new();
         for door in &doors {

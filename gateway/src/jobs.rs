@@ -74,7 +74,8 @@ pub(crate) struct JobFeed {
 
 impl JobFeed {
     /// A feed of the topic `jobs` for the gateway `name`, and the jobs that are there: from before the oldest that can
-    /// still be cited up to the newest.
+    /// still be cited up to the newest. Where the newest one is said to be (`hint`: offset and id) and the log has it there, it
+    /// begins with that one: sessions that begin now cite none before it.
     ///
     /// # Errors
     /// If the topic cannot be read or holds something else.
@@ -83,11 +84,16 @@ impl JobFeed {
         topic: &str,
         name: &str,
         chain: Chain,
+        hint: Option<(Offset, u64)>,
     ) -> Result<(Self, Vec<Arc<JobBatch>>), GatewayError> {
         let failed = |error| GatewayError::Log { name: name.to_owned(), error };
         let partition = Partition::new(topic, 0);
         let bounds = log.bounds(&partition).await.map_err(failed)?;
-        let reader = match first_offset(&log, &partition, bounds).await.map_err(failed)? {
+        let from = match confirmed(&log, &partition, bounds, hint).await.map_err(failed)? {
+            None => first_offset(&log, &partition, bounds).await.map_err(failed)?,
+            confirmed => confirmed,
+        };
+        let reader = match from {
             Some(from) => TopicReader::new(log, partition, from),
             None => TopicReader::from_oldest(log, partition).await.map_err(|error| read_error(name, error))?,
         };
@@ -139,6 +145,22 @@ impl JobFeed {
 
 fn read_error(name: &str, error: sluice_topology::runtime::ReadError) -> GatewayError {
     GatewayError::Read { name: name.to_owned(), error: Box::new(error) }
+}
+
+/// The offset of the hint, if the job that it names stands there.
+async fn confirmed(
+    log: &SharedLog,
+    partition: &Partition,
+    bounds: Bounds,
+    hint: Option<(Offset, u64)>,
+) -> Result<Option<Offset>, sluice_log::LogError> {
+    let Some((at, job_id)) = hint.filter(|(at, _)| (bounds.start..bounds.next).contains(at)) else { return Ok(None) };
+    let there = job_at(log, partition, at.get()).await?;
+    let right = there.is_some_and(|(offset, _, job)| (offset, job.job_id) == (at, job_id));
+    if !right {
+        tracing::warn!(%partition, offset = %at, "another job than the cache says: it is not believed");
+    }
+    Ok(right.then_some(at))
 }
 
 /// Where to begin so that every job that can still be cited is read: months of jobs may be in the topic. Steps back from

@@ -166,6 +166,13 @@ const SETTINGS: &[SettingSpec] = &[
     ),
     setting("ban_window", SettingType::Duration, "1m", "see ban_count"),
     setting(
+        "cache",
+        SettingType::Cache,
+        "",
+        "where gateways share what they know of addresses (connects, bans) and of sessions (difficulties), and where the newest \
+         job stands; nothing waits for it",
+    ),
+    setting(
         "drain",
         SettingType::Duration,
         "0s",

@@ -26,6 +26,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod acceptor;
+mod cached;
 mod config;
 mod connection;
 mod duplicates;

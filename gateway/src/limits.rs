@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use sluice_cache::{Rate, Taken};
 
+use crate::cached::{Cached, Visit};
 use crate::status::{add, value};
 
 /// Messages, and shares, that a connection counts before it adds them to its address.
@@ -107,9 +109,10 @@ pub struct LimitStatus {
 }
 
 /// The addresses that are known.
-#[derive(Debug)]
 pub(crate) struct Limits {
     config: LimitConfig,
+    /// What other gateways are told and asked.
+    cached: Option<Cached>,
     max_connections: usize,
     start: Instant,
     known: Mutex<Known>,
@@ -142,6 +145,8 @@ struct Account {
     good: u64,
     bad: u64,
     banned_until: Duration,
+    /// With other gateways it has connected more often than it may; until then it does not here either.
+    held_until: Duration,
 }
 
 /// A token bucket (GCRA): when it will be full again. Own code, as it is three lines and takes the time as it is given.
@@ -162,9 +167,10 @@ impl Bucket {
 }
 
 impl Limits {
-    pub(crate) fn new(config: LimitConfig, max_connections: usize) -> Self {
+    pub(crate) fn new(config: LimitConfig, max_connections: usize, cached: Option<Cached>) -> Self {
         Self {
             config,
+            cached,
             max_connections,
             start: Instant::now(),
             known: Mutex::default(),
@@ -185,12 +191,34 @@ impl Limits {
         let address = self.address(network_of(ip), now);
         let admitted = self.enter(&mut address.account.lock(), now);
         match admitted {
-            Ok(()) => Ok(Some(Visitor { address, used: 0, throttled: false, good: 0, bad: 0 })),
+            Ok(()) => {
+                self.ask_others(&address);
+                Ok(Some(Visitor { address, used: 0, throttled: false, good: 0, bad: 0 }))
+            }
             Err(refusal) => {
                 add(&self.refused[refusal as usize], 1);
                 Err(refusal)
             }
         }
+    }
+
+    /// Asks what other gateways know of an address, while its connection goes on: it counts for the next ones.
+    fn ask_others(&self, address: &Arc<Address>) {
+        let Some(cached) = &self.cached else { return };
+        let connects = Some(self.config.connects).filter(|count| *count > 0);
+        let asked = cached.visit(address.ip, connects.map(|count| Rate { count, window: MINUTE }));
+        let (address, start, bans) = (Arc::clone(address), self.start, !self.config.ban.is_zero());
+        tokio::spawn(async move {
+            let Visit { taken, banned } = asked.await;
+            let now = start.elapsed();
+            let mut account = address.account.lock();
+            if let Taken::Exceeded(after) = taken {
+                account.held_until = now + after;
+            }
+            if let Some(ban) = banned.filter(|_| bans) {
+                account.banned_until = account.banned_until.max(now + ban);
+            }
+        });
     }
 
     fn enter(&self, account: &mut Account, now: Duration) -> Result<(), Refusal> {
@@ -199,6 +227,9 @@ impl Limits {
         }
         if self.config.connections > 0 && account.connections >= self.config.connections {
             return Err(Refusal::TooMany);
+        }
+        if account.held_until > now {
+            return Err(Refusal::TooOften);
         }
         if self.config.connects > 0 {
             let mut connects = account.connects;
@@ -234,7 +265,7 @@ impl Limits {
             let is_banned = account.banned_until > now;
             banned += usize::from(is_banned);
             let counted = account.bad > 0 && now.saturating_sub(account.since) <= self.config.ban_window;
-            let owes = account.connects.0 > now || account.messages.0 > now;
+            let owes = account.connects.0 > now || account.messages.0 > now || account.held_until > now;
             // One that is just being let in is held by its caller.
             let held = account.connections > 0 || Arc::strong_count(address) > 1;
             is_banned || held || (!must && (counted || owes))
@@ -259,6 +290,9 @@ impl Limits {
         drop(known);
         address.account.lock().banned_until = now + self.config.ban;
         add(&self.bans, 1);
+        if let Some(cached) = &self.cached {
+            cached.note_ban(address.ip, self.config.ban);
+        }
         tracing::warn!(address = %address.ip, ban = ?self.config.ban, "an address is banned: its shares are invalid");
     }
 
@@ -374,7 +408,7 @@ mod tests {
     fn limits(change: impl FnOnce(&mut LimitConfig)) -> Limits {
         let mut config = LimitConfig::default();
         change(&mut config);
-        Limits::new(config, 100)
+        Limits::new(config, 100, None)
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -508,6 +542,36 @@ mod tests {
         let off = super::tests::limits(|config| config.ban = Duration::ZERO);
         let mut visitor = admit(&off, "192.0.2.1", 0).unwrap();
         assert!((0..10_000).all(|_| visitor.shares(0, 1, &off)));
+    }
+
+    /// Two gateways of one pool count an address together, and what one bans the other does not let in.
+    #[tokio::test]
+    async fn gateways_with_one_cache_count_together() {
+        let cache: Arc<dyn sluice_cache::Cache> = Arc::new(sluice_cache::MemoryCache::default());
+        let gateway = || {
+            let config = LimitConfig { connects: 3, ban_count: 10, ..LimitConfig::default() };
+            Limits::new(config, 100, Some(Cached::new(Arc::clone(&cache), [7; 16])))
+        };
+        let (one, other) = (gateway(), gateway());
+        let settled = || tokio::time::sleep(Duration::from_millis(20));
+        let admit = |limits: &Limits, from: &str| limits.admit(ip(from), Instant::now()).map(|it| it.unwrap());
+        for limits in [&one, &other, &one] {
+            admit(limits, "192.0.2.1").unwrap();
+            settled().await;
+        }
+        // The fourth is let in by a gateway that has seen one of the three, and counted.
+        admit(&other, "192.0.2.1").unwrap();
+        settled().await;
+        assert_eq!(admit(&other, "192.0.2.1").unwrap_err(), Refusal::TooOften);
+        let mut flood = admit(&one, "192.0.2.2").unwrap();
+        assert!(!(0..20).all(|_| flood.shares(0, 1, &one)));
+        admit(&other, "192.0.2.2").unwrap();
+        settled().await;
+        assert_eq!(admit(&other, "192.0.2.2").unwrap_err(), Refusal::Banned);
+        let stranger = Limits::new(LimitConfig::default(), 100, Some(Cached::new(cache, [8; 16])));
+        admit(&stranger, "192.0.2.2").unwrap();
+        settled().await;
+        assert!(admit(&stranger, "192.0.2.2").is_ok(), "another pool's bans are its own");
     }
 
     #[test]

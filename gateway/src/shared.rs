@@ -5,12 +5,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use sluice_cache::Cache;
 use sluice_log::SharedLog;
+use sluice_proto::Offset;
 use sluice_topology::runtime::Producer;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, watch};
 
 use crate::GatewayConfig;
+use crate::cached::Cached;
 use crate::history::History;
 use crate::identity::Identities;
 use crate::jobs::JobBatch;
@@ -28,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) identities: Identities,
     pub(crate) tokens: Tokens,
     pub(crate) history: History,
+    /// What is shared with other gateways.
+    pub(crate) cached: Option<Cached>,
     /// The listeners, in the order of the settings.
     pub(crate) listeners: Vec<Listener>,
     pub(crate) limits: Limits,
@@ -59,19 +64,20 @@ impl Shared {
         config: GatewayConfig,
         listeners: Vec<Listener>,
         identities: Identities,
-        tokens: Tokens,
-        log: SharedLog,
+        (log, cache): (SharedLog, Option<Arc<dyn Cache>>),
         candidates: Producer,
         mail: Vec<Sender<Mail>>,
     ) -> Self {
+        let cached = cache.map(|cache| Cached::new(cache, log.uuid()));
         Self {
-            limits: Limits::new(config.limits.clone(), config.max_connections),
+            limits: Limits::new(config.limits.clone(), config.max_connections, cached.clone()),
             farewell: reply::reconnect(config.drain_to.as_deref()),
             config,
             listeners,
             identities,
-            tokens,
+            tokens: Tokens::new(log.uuid()),
             history: History::default(),
+            cached,
             log,
             candidates,
             workers: mail.iter().map(|_| Counters::default()).collect(),
@@ -191,8 +197,26 @@ impl Shared {
             offset: offset.get(),
             issued: UNIX_EPOCH + Duration::from_nanos(issued.nanos()),
         });
+        if let (Some(newest), Some(cached)) = (newest, &self.cached) {
+            cached.note_job(Offset::new(newest.offset), newest.job_id);
+        }
         let mut latest = self.latest.lock();
         *latest = newest.or(*latest);
+    }
+
+    /// A session goes on here that has been elsewhere, and nothing is remembered of it: what the cache knows comes to the worker
+    /// as if vardiff had decided it just now.
+    pub(crate) fn recall(self: &Arc<Self>, session: u64) {
+        let Some(asked) = self.cached.as_ref().map(|cached| cached.session(session)) else { return };
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let Some(difficulty) = asked.await else { return };
+            shared.history.note_session(session, difficulty);
+            let worker = shared.identities.home_of(session);
+            if shared.mail[worker as usize].send(Mail::Decide((session, difficulty))).await.is_err() {
+                tracing::debug!(session, "a difficulty after the stop");
+            }
+        });
     }
 
     /// The gateway in numbers.
@@ -238,8 +262,8 @@ pub(crate) mod tests {
         let identities = Identities::new(0, Epoch::new(1), 1, 1);
         let config = GatewayConfig::new("stratumd", Chain::Regtest);
         let listeners = vec![Listener::new(&config, &ListenerConfig::plain("127.0.0.1:0")).unwrap()];
-        let (tokens, mail) = (Tokens::new([0; 16]), vec![tokio::sync::mpsc::channel(1).0]);
-        Arc::new(Shared::new(config, listeners, identities, tokens, log, candidates, mail))
+        let mail = vec![tokio::sync::mpsc::channel(1).0];
+        Arc::new(Shared::new(config, listeners, identities, (log, None), candidates, mail))
     }
 
     #[tokio::test]

@@ -82,19 +82,22 @@ impl TargetFeed {
                     problem: format!("{found}: correct the wiring of `targets`"),
                 });
             };
-            self.take(target).await;
+            self.take(offset, target).await;
         }
         Ok(())
     }
 
-    async fn take(&self, target: DifficultyTarget) {
+    async fn take(&self, offset: Offset, target: DifficultyTarget) {
         let session = target.session;
         // A difficulty is never 0 in units; should one come, the lowest is nearest.
         let difficulty = Difficulty::from_units(target.difficulty).unwrap_or(Difficulty::MIN);
         self.shared.history.note_session(session, difficulty);
         // Others are of another gateway, or of a start before this one.
-        if let Some(worker) = self.shared.identities.worker_of_session(session)
-            && let Some(sender) = self.workers.get(worker as usize)
+        let Some(worker) = self.shared.identities.worker_of_session(session) else { return };
+        if let Some(cached) = &self.shared.cached {
+            cached.note_session(session, offset, difficulty);
+        }
+        if let Some(sender) = self.workers.get(worker as usize)
             && sender.send((session, difficulty)).await.is_err()
         {
             tracing::debug!(session, "a difficulty after the stop");

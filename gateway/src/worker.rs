@@ -47,6 +47,8 @@ pub(crate) enum Mail {
     Serve(Box<Handover>),
     /// To send a line to a session, or to all of its sessions that get jobs.
     Tell(Option<u64>, Bytes),
+    /// A decision for a session that comes on no other way.
+    Decide(Decision),
     /// To change the extranonce1 of a session.
     ChangeExtranonce(u64),
 }

@@ -121,6 +121,7 @@ async fn start(log: SharedLog) -> (Gateway, Producer) {
         shares: "shares".into(),
         candidates: "candidates".into(),
         epoch: Epoch::new(1),
+        cache: None,
     };
     let jobs = Producer::new(log, "jobs", 1, "jobmanager", Epoch::new(1));
     (Gateway::start(config, io).await.unwrap(), jobs)

@@ -1,14 +1,16 @@
-//! Operators (DESIGN 6), one folder each, all pure but for `submit` and `ledger`, which act through what is lent to
-//! them. To add one: a folder with its [`Kind`], and its line in [`KINDS`]; the determinism test finds it there.
+//! Operators (DESIGN 6), one folder each, all pure but for `submit`, `ledger` and `influxdb`, which act through what
+//! is lent to them. To add one: a folder with its [`Kind`], and its line in [`KINDS`]; the determinism test finds it there.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod assemble;
 mod codec;
 pub mod dedupe;
+pub mod influxdb;
 pub mod ledger;
 mod rows;
 pub mod stats;
+mod subject;
 pub mod submit;
 pub mod tables;
 pub mod tally;
@@ -25,6 +27,7 @@ use sluice_topology::{Input, Kind, OperatorError, TableKind};
 pub static KINDS: &[&Kind] = &[
     &assemble::KIND,
     &dedupe::KIND,
+    &influxdb::KIND,
     &ledger::KIND,
     &stats::KIND,
     &submit::KIND,

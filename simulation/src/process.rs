@@ -186,6 +186,7 @@ impl GatewayProcess {
             candidates: "block.candidates".into(),
             producer: format!("gateway{gateway}"),
             epoch,
+            cache: None,
         };
         let mut config = GatewayConfig::new(&format!("gateway{gateway}"), Chain::Regtest);
         config.id = gateway;

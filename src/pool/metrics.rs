@@ -82,6 +82,12 @@ enum Metric {
     NodeLost,
     NodeDisconnected,
     NodeLongpoll,
+    SeriesPoints,
+    SeriesFailures,
+    SeriesWaiting,
+    CacheServed,
+    CacheLost,
+    CacheUp,
 }
 
 impl Metric {
@@ -160,6 +166,16 @@ impl Metric {
             Self::NodeLost => ("node_notices_lost", "ZMQ messages of the node that did not arrive", Counter),
             Self::NodeDisconnected => ("node_disconnected", "Blocks that left the node's best chain", Counter),
             Self::NodeLongpoll => ("node_longpoll", "1 while tips are waited for by longpoll", Gauge),
+            Self::SeriesPoints => ("series_points", "Points that the server of time series has taken", Counter),
+            Self::SeriesFailures => ("series_failures", "Writes of time series that failed and were repeated", Counter),
+            Self::SeriesWaiting => {
+                ("series_waiting_seconds", "For how long points have waited for their server", Gauge)
+            }
+            Self::CacheServed => {
+                ("cache_served", "Requests that a cache has answered, and values it was given", Counter)
+            }
+            Self::CacheLost => ("cache_lost", "Requests and values that a cache did not take", Counter),
+            Self::CacheUp => ("cache_up", "1 while a cache answers", Gauge),
         }
     }
 }
@@ -220,6 +236,7 @@ pub(super) fn render(view: &View) -> String {
     for task in view.tasks() {
         add_task(&mut page, &task);
     }
+    add_stores(&mut page, view);
     for (task, told) in view.checkpoints.told() {
         add_checkpoints(&mut page, task, &told);
     }
@@ -275,6 +292,21 @@ fn add_checkpoints(page: &mut Page, task: &str, told: &Told) {
     }
     page.add(Metric::Checkpoints, [("task", task)], told.made as f64);
     page.add(Metric::CheckpointsFailed, [("task", task)], told.failed as f64);
+}
+
+fn add_stores(page: &mut Page, view: &View) {
+    for (name, series) in &view.outside.series.0 {
+        let (health, labels) = (series.health(), [("operator", name.as_str())]);
+        page.add(Metric::SeriesPoints, labels, health.written as f64);
+        page.add(Metric::SeriesFailures, labels, health.failures as f64);
+        page.add(Metric::SeriesWaiting, labels, health.waiting.map_or(0.0, |(since, _)| since.as_secs_f64()));
+    }
+    for (name, cache) in view.services.caches() {
+        let (health, labels) = (cache.health(), [("cache", name)]);
+        page.add(Metric::CacheServed, labels, health.served as f64);
+        page.add(Metric::CacheLost, labels, health.lost as f64);
+        page.add(Metric::CacheUp, labels, flag(health.away.is_none()));
+    }
 }
 
 fn add_log(page: &mut Page) {

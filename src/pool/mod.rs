@@ -1,7 +1,7 @@
 //! A pool in this process: opens log, state and stores, starts tasks and services, and stops them in order.
 //!
 //! ```text
-//! start:  log -> ledger -> tasks -> jobmanager -> gateways -> HTTP
+//! start:  log -> ledger, time series -> tasks -> jobmanager -> gateways -> HTTP
 //! stop:   HTTP answers on -> gateways (answer what is in flight) -> jobmanager -> tasks (commit) -> log
 //! ```
 
@@ -9,6 +9,7 @@ mod checkpoints;
 pub(crate) mod control;
 pub(crate) mod log;
 mod metrics;
+mod outside;
 mod services;
 mod standby;
 mod standing;
@@ -18,20 +19,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use sluice_api::{ApiServer, PoolView};
-use sluice_jobmanager::Nodes;
-use sluice_ledger::LedgerStore;
-use sluice_mining::node::BlockNodes;
-use sluice_operators::ledger::{LedgerRules, rules};
-use sluice_operators::submit::Maturity;
 use sluice_state::{MemoryLimits, StateEnv};
-use sluice_topology::runtime::{Plan, RuntimeHandle, RuntimeOptions, TopologyRuntime};
-use sluice_topology::{Config, Externals, Graph};
+use sluice_topology::runtime::{RuntimeHandle, RuntimeOptions, TopologyRuntime};
+use sluice_topology::{Config, Graph};
 
 use checkpoints::Checkpointing;
 use control::{Control, Powers};
 use log::OpenLog;
+use outside::Outside;
 use services::Services;
 pub(crate) use standby::Standby;
 use standing::before_start;
@@ -41,10 +37,6 @@ pub(crate) use view::View;
 const STOP: Duration = Duration::from_millis(4_500);
 /// What its tasks have of that: who hangs is told, and the log is still closed.
 const TASKS_STOP: Duration = Duration::from_millis(3_500);
-/// After this long without the tasks having stopped, a write that waits for the ledger's database is given up.
-const LEDGER_PATIENCE: Duration = Duration::from_millis(1_500);
-/// Connections for blocks are used at least this often, so that no node closes them.
-const WARM: Duration = Duration::from_secs(10);
 
 /// Why a pool ended.
 pub(crate) enum End {
@@ -59,7 +51,7 @@ pub(crate) struct Pool {
     log: OpenLog,
     runtime: Arc<RuntimeHandle>,
     services: Arc<Services>,
-    ledger: Option<Arc<dyn LedgerStore>>,
+    outside: Outside,
     view: Arc<View>,
     http: ApiServer,
     /// Makes checkpoints until it is dropped.
@@ -85,13 +77,13 @@ impl Pool {
         let shared = log.shared();
         before_start(graph, only, Some(&shared), rebuild).await?;
         let nodes = services::node_configs(&graph.config)?;
-        let ledger = open_ledger(graph, &plan, shared.uuid()).await?;
-        let externals = externals(&graph.config, &plan, &nodes, ledger.clone()).await?;
+        let outside = Outside::open(&graph.config, &plan, shared.uuid()).await?;
+        let externals = outside.lent(&graph.config, &plan, &nodes)?;
         let state_dir = &graph.config.state.dir;
         let open = if rebuild { StateEnv::rebuilding } else { StateEnv::on_disk };
         let env = open(state_dir.clone(), memory(&graph.config))?;
         let runtime = TopologyRuntime::start(plan, shared, env, Arc::new(externals), RuntimeOptions::default()).await?;
-        Self::with_tasks(graph, only, (log, runtime), ledger, nodes).await
+        Self::with_tasks(graph, only, (log, runtime), outside, nodes).await
     }
 
     /// Starts what comes behind the tasks.
@@ -99,7 +91,7 @@ impl Pool {
         graph: &Graph,
         only: &[String],
         (log, runtime): (OpenLog, RuntimeHandle),
-        ledger: Option<Arc<dyn LedgerStore>>,
+        outside: Outside,
         nodes: Vec<sluice_jobmanager::NodeConfig>,
     ) -> anyhow::Result<Self> {
         let shared = log.shared();
@@ -109,13 +101,13 @@ impl Pool {
         let checkpoints = Arc::new(Checkpointing::new(&runtime, graph.config.state.checkpoints));
         let powers = Powers { runtime: runtime.clone(), checkpoints: checkpoints.clone() };
         let control = Control::start(&graph.config.state.dir, powers)?;
-        let view = View::new(graph, network, &log, &runtime, &services, ledger.clone(), checkpoints.clone());
+        let view = View::new(graph, network, &log, &runtime, &services, outside.clone(), checkpoints.clone());
         let view = Arc::new(view);
         let rest = graph.services_of(only).any(|node| node.kind.name == sluice_api::KIND.name);
         let http = ApiServer::start(&graph.config.http.listen, rest, view.clone() as Arc<dyn PoolView>).await?;
         tracing::info!(service = "http", address = %http.address(), "listening");
         let checkpoints = tokio::spawn(checkpoints.run());
-        Ok(Self { log, runtime, services, ledger, view, http, checkpoints, control })
+        Ok(Self { log, runtime, services, outside, view, http, checkpoints, control })
     }
 
     /// What the pool shows of itself.
@@ -174,7 +166,7 @@ impl Pool {
                     tracing::warn!(%error, "not everything stopped");
                 }
             }
-            () = interrupt(self.ledger.as_deref()) => {}
+            () = self.outside.interrupt() => {}
         }
         if let Err(error) = self.http.stop().await {
             tracing::warn!(%error, "the HTTP server had failed");
@@ -185,57 +177,8 @@ impl Pool {
     }
 }
 
-/// Ends a write that waits for the ledger's database, once it has had its time. Never returns.
-async fn interrupt(ledger: Option<&dyn LedgerStore>) {
-    tokio::time::sleep(LEDGER_PATIENCE).await;
-    if let Some(ledger) = ledger {
-        ledger.interrupt();
-    }
-    std::future::pending().await
-}
-
 /// The memory of all states together: a quarter may be write buffers.
 pub(crate) fn memory(config: &Config) -> MemoryLimits {
     let cache = usize::try_from(config.state.memory).unwrap_or(usize::MAX);
     MemoryLimits { cache, write_buffers: cache / 4 }
-}
-
-fn runs(plan: &Plan, kind: &str) -> bool {
-    plan.tasks.iter().flat_map(|task| &task.operators).any(|operator| operator.kind.name == kind)
-}
-
-/// The ledger, where this process writes it or shows it.
-async fn open_ledger(graph: &Graph, plan: &Plan, uuid: [u8; 16]) -> anyhow::Result<Option<Arc<dyn LedgerStore>>> {
-    if !runs(plan, "ledger") {
-        return Ok(None);
-    }
-    let url = graph.config.ledger.url.reveal().context("the ledger's url")?;
-    let opened = tokio::task::spawn_blocking(move || {
-        let store = sluice_ledger::open(&url)?;
-        store.bind_log(uuid)?;
-        Ok::<_, sluice_ledger::LedgerError>(store)
-    });
-    Ok(Some(opened.await?.context("the ledger")?))
-}
-
-/// What operators are lent.
-async fn externals(
-    config: &Config,
-    plan: &Plan,
-    nodes: &[sluice_jobmanager::NodeConfig],
-    ledger: Option<Arc<dyn LedgerStore>>,
-) -> anyhow::Result<Externals> {
-    let mut externals = Externals::default();
-    if runs(plan, "submit") {
-        let nodes = Arc::new(Nodes::new(nodes)?);
-        // Not waited for: a node that is down must not hold the pool.
-        nodes.keep_warm(WARM)?;
-        externals.insert::<Arc<dyn BlockNodes>>(nodes);
-        externals.insert(Maturity(config.ledger.maturity));
-    }
-    if let Some(ledger) = ledger {
-        externals.insert::<Arc<dyn LedgerStore>>(ledger);
-        externals.insert(LedgerRules(rules(&config.ledger)?));
-    }
-    Ok(externals)
 }

@@ -1,16 +1,18 @@
 //! The services of a process: gateways and jobmanagers, each with its topics and its epoch.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::future::{FutureExt, select_all};
+use sluice_cache::{Cache, MemoryCache, RedisCache, RedisOptions};
 use sluice_gateway::{Gateway, GatewayConfig, GatewayIo};
 use sluice_jobmanager::{JobManager, JobManagerConfig, JobManagerIo, NodeConfig};
 use sluice_log::SharedLog;
 use sluice_mining::payout_script;
 use sluice_topology::runtime::Owners;
-use sluice_topology::{Config, Graph, Node};
+use sluice_topology::{CacheConfig, Config, Graph, Node};
 
 /// How long a service may take to stop.
 const STOP: Duration = Duration::from_secs(2);
@@ -19,7 +21,11 @@ const STOP: Duration = Duration::from_secs(2);
 pub(super) struct Services {
     gateways: Vec<(String, Gateway)>,
     jobmanagers: Vec<(String, JobManager)>,
+    caches: Caches,
 }
+
+/// Caches by name.
+type Caches = BTreeMap<String, Arc<dyn Cache>>;
 
 impl Services {
     /// Starts the services of `graph` that `only` names (all where it is empty): jobmanagers first, so that gateways
@@ -34,13 +40,15 @@ impl Services {
         owners: &Arc<Owners>,
         nodes: Vec<NodeConfig>,
     ) -> anyhow::Result<Self> {
-        let mut services = Self { gateways: Vec::new(), jobmanagers: Vec::new() };
+        let caches = caches(graph, only)?;
+        let mut services = Self { gateways: Vec::new(), jobmanagers: Vec::new(), caches };
         for node in graph.services_of(only).filter(|node| node.kind.name == sluice_jobmanager::KIND.name) {
             let jobmanager = jobmanager(graph, node, log, owners, nodes.clone()).await;
             services.jobmanagers.push((node.name.clone(), jobmanager.with_context(|| node.name.clone())?));
         }
         for node in graph.services_of(only).filter(|node| node.kind.name == sluice_gateway::KIND.name) {
-            let gateway = gateway(graph, node, log, owners).await.with_context(|| node.name.clone())?;
+            let gateway =
+                gateway(graph, node, log, owners, &services.caches).await.with_context(|| node.name.clone())?;
             for address in gateway.addresses() {
                 tracing::info!(service = node.name, %address, "listening");
             }
@@ -52,6 +60,11 @@ impl Services {
     /// The gateways.
     pub(super) fn gateways(&self) -> impl Iterator<Item = (&str, &Gateway)> {
         self.gateways.iter().map(|(name, gateway)| (name.as_str(), gateway))
+    }
+
+    /// The caches that its gateways share with others.
+    pub(super) fn caches(&self) -> impl Iterator<Item = (&str, &dyn Cache)> {
+        self.caches.iter().map(|(name, cache)| (name.as_str(), &**cache))
     }
 
     /// The jobmanagers.
@@ -138,7 +151,31 @@ async fn jobmanager(
     Ok(JobManager::start(config, io).await?)
 }
 
-async fn gateway(graph: &Graph, node: &Node, log: &SharedLog, owners: &Owners) -> anyhow::Result<Gateway> {
+/// The caches that the services of this process use.
+fn caches(graph: &Graph, only: &[String]) -> anyhow::Result<Caches> {
+    let used = graph.services_of(only).map(|node| node.settings.text("cache")).collect::<BTreeSet<_>>();
+    let mut caches = Caches::new();
+    for (name, config) in graph.config.caches.iter().filter(|(name, _)| used.contains(name.as_str())) {
+        let cache: Arc<dyn Cache> = match config {
+            CacheConfig::Memory => Arc::new(MemoryCache::default()),
+            CacheConfig::Redis { url, prefix } => {
+                let url = url.reveal().with_context(|| format!("the url of cache {name}"))?;
+                let options = RedisOptions { url, prefix: prefix.clone() };
+                Arc::new(RedisCache::new(&options).with_context(|| format!("cache {name}"))?)
+            }
+        };
+        caches.insert(name.clone(), cache);
+    }
+    Ok(caches)
+}
+
+async fn gateway(
+    graph: &Graph,
+    node: &Node,
+    log: &SharedLog,
+    owners: &Owners,
+    caches: &Caches,
+) -> anyhow::Result<Gateway> {
     let config = GatewayConfig::from_settings(&node.name, &node.settings, graph.config.bitcoin.network)?;
     let io = GatewayIo {
         log: log.clone(),
@@ -148,6 +185,7 @@ async fn gateway(graph: &Graph, node: &Node, log: &SharedLog, owners: &Owners) -
         shares: output(node, "shares")?,
         candidates: output(node, "candidates")?,
         epoch: owners.claim_source(&node.identity, &graph.config.state.dir).await?,
+        cache: caches.get(node.settings.text("cache")).cloned(),
     };
     Ok(Gateway::start(config, io).await?)
 }

@@ -11,7 +11,8 @@ use sluice_topology::runtime::{Plan, RuntimeOptions, StandbyRuntime, TopologyRun
 use sluice_topology::{Graph, LogConfig};
 
 use super::log::{OpenLog, is_there};
-use super::{Pool, externals, memory, open_ledger, services};
+use super::outside::Outside;
+use super::{Pool, memory, services};
 
 /// How often the log's lock is looked at: it is one call to the system.
 const LOOK: Duration = Duration::from_millis(20);
@@ -86,10 +87,10 @@ impl<'a> Standby<'a> {
         self.log.switch(log.clone())?;
         let plan = self.graph.plan(self.only)?;
         let nodes = services::node_configs(&self.graph.config)?;
-        let ledger = open_ledger(self.graph, &plan, log.uuid()).await?;
-        let externals = externals(&self.graph.config, &plan, &nodes, ledger.clone()).await?;
+        let outside = Outside::open(&self.graph.config, &plan, log.uuid()).await?;
+        let externals = outside.lent(&self.graph.config, &plan, &nodes)?;
         let runtime = self.runtime.promote(Arc::new(externals)).await?;
-        let pool = Pool::with_tasks(self.graph, self.only, (OpenLog::Embedded(log), runtime), ledger, nodes).await?;
+        let pool = Pool::with_tasks(self.graph, self.only, (OpenLog::Embedded(log), runtime), outside, nodes).await?;
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::warn!(took_ms, "standby: took over");
         Ok(pool)

@@ -102,9 +102,19 @@ fn help_has_examples_and_kinds_are_listed() {
     let (output, _dir) = sluice(DEFAULT, &["--help"]);
     assert!(text(&output.stdout).contains("Examples:"));
     let (output, _dir) = sluice(DEFAULT, &["kinds"]);
-    for kind in
-        ["assemble", "dedupe", "gateway", "jobmanager", "ledger", "stats", "submit", "tally", "vardiff", "verify"]
-    {
+    for kind in [
+        "assemble",
+        "dedupe",
+        "gateway",
+        "influxdb",
+        "jobmanager",
+        "ledger",
+        "stats",
+        "submit",
+        "tally",
+        "vardiff",
+        "verify",
+    ] {
         assert!(text(&output.stdout).lines().any(|line| line.starts_with(kind)), "{kind}");
     }
     let (output, _dir) = sluice(DEFAULT, &["kinds", "--reference"]);

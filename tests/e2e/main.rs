@@ -18,4 +18,5 @@ mod released;
 mod replay;
 mod rescale;
 mod signet;
+mod stores;
 mod swarm;

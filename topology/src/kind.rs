@@ -44,6 +44,9 @@ pub enum Role {
     /// An operator inside a task that makes effects outside the state durable ([`crate::Operator::flush`]) and writes
     /// nothing to the log; only `ledger`. It is opened where its effects are wanted: not by a standby, not by a replay.
     Effects(Build),
+    /// As [`Role::Effects`], and people look at the results and nobody is paid by them: only `influxdb`. What it cannot process
+    /// goes to the dead letters, as with [`Role::Statistics`].
+    Export(Build),
     /// A service with I/O of its own (gateway, jobmanager, apiserver), started by the binary.
     Service,
 }
@@ -52,7 +55,11 @@ impl Role {
     /// What makes the operator; `None` for a service.
     pub fn build(&self) -> Option<Build> {
         match self {
-            Self::Operator(build) | Self::World(build) | Self::Statistics(build) | Self::Effects(build) => Some(*build),
+            Self::Operator(build)
+            | Self::World(build)
+            | Self::Statistics(build)
+            | Self::Effects(build)
+            | Self::Export(build) => Some(*build),
             Self::Service => None,
         }
     }
@@ -64,7 +71,7 @@ impl Role {
 
     /// Whether nobody is paid by its results.
     pub fn is_statistics(&self) -> bool {
-        matches!(self, Self::Statistics(_))
+        matches!(self, Self::Statistics(_) | Self::Export(_))
     }
 }
 
@@ -132,6 +139,8 @@ pub struct SettingSpec {
 pub enum SettingType {
     /// Any text.
     Text,
+    /// The name of one of the file's caches.
+    Cache,
     /// Text that must come from the environment or a file, and is never printed.
     Secret,
     /// One of these words.

@@ -15,7 +15,7 @@ pub mod kind;
 pub mod operator;
 pub mod reference;
 pub mod runtime;
-pub mod settings;
+mod settings;
 pub mod spec;
 #[cfg(test)]
 mod testing;
@@ -31,4 +31,4 @@ pub use operator::{
     OperatorError, Ownership, Source,
 };
 pub use settings::{SettingValue, Settings};
-pub use spec::{Checkpoints, Config, Environment, FileText, LogConfig, Override, Report, Secret, network};
+pub use spec::{CacheConfig, Checkpoints, Config, Environment, FileText, LogConfig, Override, Report, Secret, network};

@@ -22,6 +22,9 @@ pub fn reference(registry: &Registry) -> String {
                  password in it comes from a variable or a file.\n",
             );
         }
+        if section == "caches.NAME" {
+            out.push_str("\n`url` of one in Redis: `redis://[USER@]HOST:PORT[/DATABASE]`; a password likewise.\n");
+        }
     }
     out.push_str(
         "\n## Operators and services\n\nEach may also have `was`, the name it was first known by: renamed so, it goes on with \
@@ -102,7 +105,7 @@ fn defaults(kind: &str, settings: &[SettingSpec], faults: &mut Vec<String>) {
 
 fn role(kind: &Kind) -> &'static str {
     match kind.role {
-        Role::Operator(_) | Role::World(_) | Role::Statistics(_) | Role::Effects(_) => "operator",
+        Role::Operator(_) | Role::World(_) | Role::Statistics(_) | Role::Effects(_) | Role::Export(_) => "operator",
         Role::Service => "service",
     }
 }

@@ -8,7 +8,7 @@ use crate::spec::Secret;
 /// A checked value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingValue {
-    /// Text, word, decimal or address.
+    /// Text, word, decimal, address or name of a cache.
     Text(String),
     /// Secret; never shown by `Debug`.
     Secret(Secret),

@@ -75,7 +75,7 @@ impl SimGateway {
         let config = config.checked()?;
         let count = partitions(&config, &io, &io.shares).await?;
         let producer = |topic: &str, count| Producer::new(io.log.clone(), topic, count, &io.producer, io.epoch);
-        let (feed, batches) = JobFeed::open(io.log.clone(), &io.jobs, &config.name, config.chain).await?;
+        let (feed, batches) = JobFeed::open(io.log.clone(), &io.jobs, &config.name, config.chain, None).await?;
         let mut targets = Vec::new();
         if let Some(topic) = &io.targets {
             for number in 0..partitions(&config, &io, topic).await? {

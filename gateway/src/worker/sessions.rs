@@ -75,6 +75,9 @@ impl Registrar for Sessions {
         }
         let live = if proven { self.take_live(session) } else { None };
         let resumed = self.ended.resume(&self.shared.identities, (session, proven), live, live_from)?;
+        if matches!(resumed, Resumed::Adopted(_)) && self.shared.history.session(session).is_none() {
+            self.shared.recall(session);
+        }
         if !matches!(resumed, Resumed::Nothing) {
             add(&self.counters().sessions_resumed, 1);
         }

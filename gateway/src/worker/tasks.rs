@@ -53,6 +53,7 @@ impl Worker {
             match letter {
                 Mail::Serve(handover) => self.take_over(*handover),
                 Mail::Tell(to, line) => self.core.borrow().tell(to, &line),
+                Mail::Decide(decision) => self.core.borrow_mut().decide(decision),
                 Mail::ChangeExtranonce(session) => self.core.borrow_mut().change_extranonce(session),
             }
         }

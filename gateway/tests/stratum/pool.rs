@@ -47,6 +47,7 @@ pub fn io(log: &SharedLog, epoch: u32) -> GatewayIo {
         shares: "shares".into(),
         candidates: "candidates".into(),
         epoch: Epoch::new(epoch),
+        cache: None,
     }
 }
 
@@ -78,8 +79,19 @@ impl Pool {
 
     /// The same, if it can start.
     pub async fn try_on(log: SharedLog, epoch: u32, config: GatewayConfig) -> Result<Self, GatewayError> {
+        let io = io(&log, epoch);
+        Self::try_with(log, epoch, config, io).await
+    }
+
+    /// A gateway that reads and writes what `io` says.
+    pub async fn try_with(
+        log: SharedLog,
+        epoch: u32,
+        config: GatewayConfig,
+        io: GatewayIo,
+    ) -> Result<Self, GatewayError> {
         create_topics(&log).await;
-        let gateway = Gateway::start(config, io(&log, epoch)).await?;
+        let gateway = Gateway::start(config, io).await?;
         let producer =
             |topic: &str, count, task: &str| Producer::new(log.clone(), topic, count, task, Epoch::new(epoch));
         let (jobs, targets) = (producer("jobs", 1, "jobmanager"), producer("targets", 2, "vardiff"));

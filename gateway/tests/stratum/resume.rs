@@ -1,12 +1,17 @@
 //! Sessions that go on after their connection, their gateway's start, or at another gateway (docs/adr/0012).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use sluice_cache::{Cache, Entry, MemoryCache};
+use sluice_gateway::GatewayIo;
 use sluice_log::{MemoryLog, SharedLog};
 use sluice_mining::Difficulty;
 use sluice_proto::v1::Job;
 
 use crate::jobs::{ADDRESS, HARD, job, solve};
-use crate::pool::{Miner, Pool, config};
+use crate::pool::{Miner, Pool, config, io};
 
 /// A miner that has subscribed with `claim`, authorized, and had its first job; its token.
 async fn resume(pool: &Pool, claim: Option<&str>) -> (Miner, String) {
@@ -19,12 +24,20 @@ async fn resume(pool: &Pool, claim: Option<&str>) -> (Miner, String) {
 }
 
 async fn log_in(miner: &mut Miner, claim: Option<&str>) -> String {
+    let token = subscribe(miner, claim).await;
+    authorize(miner).await;
+    token
+}
+
+async fn subscribe(miner: &mut Miner, claim: Option<&str>) -> String {
     let params = claim.map_or_else(|| json!(["cgminer/4.11.1"]), |claim| json!(["cgminer/4.11.1", claim]));
     let answer = miner.ask("mining.subscribe", params).await;
     miner.extranonce1 = u32::from_str_radix(answer["result"][1].as_str().unwrap(), 16).unwrap();
-    let token = answer["result"][0][1][1].as_str().unwrap().to_owned();
+    answer["result"][0][1][1].as_str().unwrap().to_owned()
+}
+
+async fn authorize(miner: &mut Miner) {
     assert_eq!(miner.ask("mining.authorize", json!([format!("{ADDRESS}.rig"), "x"])).await["result"], true);
-    token
 }
 
 fn code(answer: &Value) -> i64 {
@@ -153,6 +166,51 @@ async fn s1_a_session_goes_on_after_a_restart_and_at_another_gateway_under_anoth
         // A decision for a session that began elsewhere reaches it.
         pool.decide(session, Difficulty::from_units(2).unwrap()).await;
         pool.until(|status| status.targets > 0).await;
+        pool.gateway.stop().await;
+    }
+}
+
+/// At a gateway that has never heard of the session, the cache knows what vardiff had found; and where the newest job stands,
+/// which the gateway believes once the log has it there.
+#[tokio::test]
+async fn a_session_goes_on_with_what_the_cache_knows() {
+    let log: SharedLog = MemoryLog::new();
+    let cache: Arc<dyn Cache> = Arc::new(MemoryCache::default());
+    let shared = |epoch| GatewayIo { cache: Some(Arc::clone(&cache)), targets: None, ..io(&log, epoch) };
+    let first = GatewayIo { targets: Some("targets".into()), ..shared(8) };
+    let pool = Pool::try_with(log.clone(), 8, config(), first).await.unwrap();
+    let second = job(0x101, 2, HARD);
+    for job in [&job(0x100, 1, HARD), &second] {
+        pool.publish(job).await;
+    }
+    pool.until(|status| status.latest_job.is_some_and(|job| job.job_id == 0x101)).await;
+    let (mut miner, token) = resume(&pool, None).await;
+    let share = miner.share(&second, true, 0);
+    assert_eq!(miner.submit(&share).await["result"], true);
+    pool.decide(sessions(&pool).await[0], Difficulty::from_units(2).unwrap()).await;
+    pool.until(|status| status.targets > 0).await;
+    pool.gateway.stop().await;
+    // A hint that is wrong: another job stands there.
+    let wrong: Arc<dyn Cache> = Arc::new(MemoryCache::default());
+    let uuid: String = log.uuid().iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = format!("{{{uuid}}}/job");
+    let value = bytes::Bytes::copy_from_slice(&0x101_u64.to_be_bytes());
+    wrong.put(&key, Entry { version: 1, value }, Duration::from_secs(60));
+    for (epoch, cache) in [(9, &cache), (10, &wrong)] {
+        let mut other = config();
+        other.id = 4;
+        let io = GatewayIo { cache: Some(Arc::clone(cache)), ..shared(epoch) };
+        let pool = Pool::try_with(log.clone(), epoch, other, io).await.unwrap();
+        assert_eq!(pool.gateway.status().latest_job.unwrap().job_id, 0x101);
+        let mut miner = pool.connect().await;
+        subscribe(&mut miner, Some(&token)).await;
+        if epoch == 9 {
+            pool.until(|status| status.targets > 0).await;
+        }
+        authorize(&mut miner).await;
+        let told = miner.next().await;
+        let expected = if epoch == 9 { 2.0_f64.powi(-23) } else { 2.0_f64.powi(-24) };
+        assert_eq!(told["params"], json!([expected]));
         pool.gateway.stop().await;
     }
 }

@@ -14,7 +14,8 @@ use sluice_topology::{
     StateTable,
 };
 
-use crate::codec::{Sum, push_text, read_u64};
+use crate::codec::{Sum, read_u64};
+pub use crate::subject::Subject;
 
 /// Bucket (8 bytes), subject -> [`Sum`] of accepted shares. Buckets of [`BUCKETS`] milliseconds.
 const MINUTES: usize = 0;
@@ -122,35 +123,4 @@ fn count(tally: &Tally, cx: &mut Context<'_>) -> Result<(), OperatorError> {
 fn add(table: usize, key: &[u8], sum: Sum, cx: &mut Context<'_>) -> Result<(), OperatorError> {
     let sum = Sum::read(cx.state.get(table, key)?.as_deref())?.add(sum)?;
     Ok(cx.state.put(table, key, &sum.to_bytes())?)
-}
-
-/// Whom numbers are about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subject<'a> {
-    /// The whole pool.
-    Pool,
-    /// An account.
-    Account(&'a str),
-    /// An account's worker.
-    Worker(&'a str, &'a str),
-}
-
-impl Subject<'_> {
-    /// Its part of a key: a letter and its names, so that an account's workers stand together.
-    fn key(&self) -> Vec<u8> {
-        let mut key = Vec::new();
-        match self {
-            Self::Pool => key.push(b'p'),
-            Self::Account(account) => {
-                key.push(b'a');
-                push_text(&mut key, account);
-            }
-            Self::Worker(account, worker) => {
-                key.push(b'w');
-                push_text(&mut key, account);
-                push_text(&mut key, worker);
-            }
-        }
-        key
-    }
 }

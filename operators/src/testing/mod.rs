@@ -229,11 +229,11 @@ pub(crate) fn build(
 
 /// The defaults of `kind`, with these settings in their place.
 pub(crate) fn settings_of(kind: &Kind, changed: &[(&str, SettingValue)]) -> Settings {
-    let defaults = kind.settings.iter().map(|setting| {
+    let defaults = kind.settings.iter().filter(|setting| setting.default != Some("")).map(|setting| {
         let text = setting.default.unwrap();
         let value = match setting.ty {
             SettingType::Integer(..) => SettingValue::Integer(text.parse().unwrap()),
-            SettingType::Decimal => SettingValue::Text(text.into()),
+            SettingType::Decimal | SettingType::Text => SettingValue::Text(text.into()),
             SettingType::Duration => SettingValue::Duration(duration(text)),
             other => panic!("a setting of type {other:?}: teach it to the tests"),
         };

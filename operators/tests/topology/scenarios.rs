@@ -5,10 +5,12 @@ use std::sync::Arc;
 use sluice_ledger::{BasisPoints, LedgerStore, Rules, Scheme, open_sqlite};
 use sluice_mining::JobTable;
 use sluice_mining::node::{BlockNodes, ChainStatus};
+use sluice_operators::influxdb::Stores;
 use sluice_operators::ledger::LedgerRules;
 use sluice_operators::submit::Maturity;
 use sluice_proto::v1::{BlockStatus, Job, Reason, Submission, Verdict};
 use sluice_proto::{Body, EventTime, Offset, partition_of};
+use sluice_series::{MemorySeries, SeriesStore};
 use sluice_topology::Externals;
 
 use crate::nodes::{Says, ScriptedNodes};
@@ -73,6 +75,7 @@ pub fn of(kind: &str, seed: u64) -> Option<Scenario> {
     Some(match kind {
         "assemble" => assemble(random),
         "dedupe" | "tally" | "vardiff" => Scenario::new(vec![step("in.in", verdicts(random, 600))]),
+        "influxdb" => influxdb(random),
         "ledger" => ledger(random),
         "stats" => stats(random),
         "submit" => submit(random),
@@ -270,6 +273,19 @@ fn end_of(slice: u64) -> EventTime {
 
 fn stats(random: &mut Random) -> Scenario {
     Scenario { partitions: 2, ..Scenario::new(tallies(random, "in.in")) }
+}
+
+/// Tallies; what reaches the time series is looked at.
+fn influxdb(random: &mut Random) -> Scenario {
+    let series = Arc::new(MemorySeries::default());
+    let mut externals = Externals::default();
+    externals.insert(Stores([("it".to_owned(), series.clone() as Arc<dyn SeriesStore>)].into()));
+    let world = move || {
+        assert!(!series.points().is_empty());
+        format!("{:?}", series.points())
+    };
+    let steps = tallies(random, "in.in");
+    Scenario { partitions: 2, externals: Arc::new(externals), world: Box::new(world), ..Scenario::new(steps) }
 }
 
 /// Tallies and the lives of blocks; the ledger is a real one.

@@ -36,13 +36,15 @@ pub(super) fn health(view: &View) -> Health {
         };
         parts.push(Part { name: name.to_owned(), condition, detail });
     }
-    if let Some(ledger) = &view.ledger {
+    if let Some(ledger) = &view.outside.ledger {
         let (condition, detail) = match ledger.totals() {
             Ok(totals) => (Condition::Ok, format!("{} accounts", totals.accounts)),
             Err(error) => (Condition::Degraded, format!("lags, loses nothing: {error}")),
         };
         parts.push(Part { name: "ledger database".into(), condition, detail });
     }
+    parts.extend(series(view));
+    parts.extend(caches(view));
     let condition = worst(parts.iter().map(|part| part.condition));
     let running = tasks.iter().all(|task| task.state == TaskState::Running);
     Health {
@@ -53,6 +55,37 @@ pub(super) fn health(view: &View) -> Health {
         parts,
         tasks: tasks.iter().map(shown).collect(),
     }
+}
+
+/// Time series: a server that does not take them makes their task lag.
+fn series(view: &View) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (name, store) in &view.outside.series.0 {
+        let health = store.health();
+        let (condition, detail) = match health.waiting {
+            None => (Condition::Ok, format!("{} points written", health.written)),
+            Some((since, cause)) => {
+                (Condition::Degraded, format!("lags for {} s, loses nothing: {cause}", since.as_secs()))
+            }
+        };
+        parts.push(Part { name: format!("time series of {name}"), condition, detail });
+    }
+    parts.sort_by(|one, other| one.name.cmp(&other.name));
+    parts
+}
+
+/// Caches: all goes on without them.
+fn caches(view: &View) -> impl Iterator<Item = Part> {
+    view.services.caches().map(|(name, cache)| {
+        let health = cache.health();
+        let (condition, detail) = match health.away {
+            None => (Condition::Ok, format!("{} requests served", health.served)),
+            Some((since, cause)) => {
+                (Condition::Degraded, format!("away for {} s, and done without: {cause}", since.as_secs()))
+            }
+        };
+        Part { name: format!("cache {name}"), condition, detail }
+    })
 }
 
 fn worst(conditions: impl Iterator<Item = Condition>) -> Condition {

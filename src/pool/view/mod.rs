@@ -16,6 +16,7 @@ use sluice_topology::runtime::{RuntimeHandle, TableReader, TaskStatus};
 use super::checkpoints::Checkpointing;
 use super::log::OpenLog;
 use super::metrics;
+use super::outside::Outside;
 use super::services::Services;
 
 /// Name of a kind whose state has the statistics, and of the table that tells.
@@ -27,7 +28,7 @@ pub(crate) struct View {
     pub(super) log: OpenLog,
     pub(super) runtime: Arc<RuntimeHandle>,
     pub(super) services: Arc<Services>,
-    pub(super) ledger: Option<Arc<dyn LedgerStore>>,
+    pub(super) outside: Outside,
     pub(super) checkpoints: Arc<Checkpointing>,
     /// Identity of the operator that keeps the statistics, and its state.
     pub(super) stats: Option<(String, TableReader)>,
@@ -42,7 +43,7 @@ impl View {
         log: &OpenLog,
         runtime: &Arc<RuntimeHandle>,
         services: &Arc<Services>,
-        ledger: Option<Arc<dyn LedgerStore>>,
+        outside: Outside,
         checkpoints: Arc<Checkpointing>,
     ) -> Self {
         let stats = graph.nodes.iter().filter(|node| node.kind.name == STATS.0).find_map(|node| {
@@ -54,7 +55,7 @@ impl View {
             log: log.clone(),
             runtime: runtime.clone(),
             services: services.clone(),
-            ledger,
+            outside,
             checkpoints,
             stats,
             tokio: tokio::runtime::Handle::current(),
@@ -68,7 +69,7 @@ impl View {
 
     pub(super) fn ledger(&self) -> Result<&dyn LedgerStore, ViewError> {
         let missing = || ViewError("this process does not run the ledger: ask the one that does".into());
-        self.ledger.as_deref().ok_or_else(missing)
+        self.outside.ledger.as_deref().ok_or_else(missing)
     }
 
     /// Up to `limit` accounts with what they are owed, by name.

@@ -153,7 +153,9 @@ impl TaskSpec {
     pub fn acts_outside(&self) -> Option<(&str, &'static str)> {
         self.operators.iter().find_map(|operator| match operator.kind.role {
             Role::World(_) => Some((operator.shown.as_str(), "what it writes depends on answers from outside")),
-            Role::Effects(_) => Some((operator.shown.as_str(), "what it does is kept outside of its state")),
+            Role::Effects(_) | Role::Export(_) => {
+                Some((operator.shown.as_str(), "what it does is kept outside of its state"))
+            }
             Role::Operator(_) | Role::Statistics(_) | Role::Service => None,
         })
     }

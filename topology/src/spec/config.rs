@@ -1,11 +1,13 @@
 //! The parts of a topology file that are not wiring: log, state, Bitcoin, ledger, HTTP, limits.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sluice_mining::{AddressError, Chain, payout_script};
 
 use super::Spanned;
+use super::caches::{self, CacheConfig};
 use super::fields::{Fields, Located, Reader};
 use super::log::{self, LogConfig};
 use super::node::{Node, Value};
@@ -25,6 +27,8 @@ pub struct Config {
     pub bitcoin: Bitcoin,
     /// Where balances are kept, and how rewards are shared.
     pub ledger: Ledger,
+    /// What gateways share beside the log, by name.
+    pub caches: BTreeMap<String, CacheConfig>,
     /// The process's HTTP endpoint.
     pub http: Http,
     /// What the pool is meant to survive.
@@ -125,6 +129,8 @@ pub(crate) struct Facts {
     pub outage: Option<Duration>,
     /// `http.listen`; at the top of the file where the default holds.
     pub listen: Option<Spanned<String>>,
+    /// Names of caches.
+    pub caches: Vec<String>,
 }
 
 const fn setting(name: &'static str, ty: SettingType, default: Option<&'static str>, doc: &'static str) -> SettingSpec {
@@ -212,9 +218,9 @@ const LIMITS: &[SettingSpec] = &[setting(
 /// The ledger's URL where the file has none.
 const LEDGER_URL: &str = "sqlite:./data/ledger.db";
 
-/// The sections of the file with their settings, for the reference. `ledger.url` is not among them: it is a secret
-/// only where it holds a password.
-pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 9] {
+/// The sections of the file with their settings, for the reference. `ledger.url` and the `url` of a cache are not
+/// among them: they are secrets only where they hold a password.
+pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 10] {
     [
         ("log", log::LOG),
         ("state", STATE),
@@ -223,6 +229,7 @@ pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 9] {
         ("bitcoin.nodes[]", NODE),
         ("topics.NAME", TOPIC_SETTINGS),
         ("ledger", LEDGER),
+        ("caches.NAME", caches::CACHE),
         ("http", HTTP),
         ("limits", LIMITS),
     ]
@@ -236,6 +243,7 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
     let ledger = ledger(top, reader);
     let http = section(top, "http", HTTP, reader);
     let limits = section(top, "limits", LIMITS, reader);
+    let (names, caches) = caches::read(top, reader);
     if let (Some(bitcoin), Some(ledger)) = (&bitcoin, &ledger) {
         maturity(&bitcoin.value, ledger, reader);
     }
@@ -247,8 +255,9 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
         http.located.settings.get("listen")?;
         Some(Spanned::new(http.located.settings.text("listen").to_owned(), http.located.span("listen", http.span)))
     });
-    let facts = Facts { checkpoint: duration(&checkpoints, "every"), outage: duration(&limits, "outage"), listen };
-    let config = assemble(log, (state, checkpoints), bitcoin, ledger, http, limits);
+    let (checkpoint, outage) = (duration(&checkpoints, "every"), duration(&limits, "outage"));
+    let facts = Facts { checkpoint, outage, listen, caches: names };
+    let config = assemble((log, caches), (state, checkpoints), bitcoin, ledger, http, limits);
     (config, facts)
 }
 
@@ -270,7 +279,7 @@ fn log<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> Option<LogConfig> {
 }
 
 fn assemble(
-    log: Option<LogConfig>,
+    (log, caches): (Option<LogConfig>, Option<BTreeMap<String, CacheConfig>>),
     (state, checkpoints): (Option<Section>, Option<Section>),
     bitcoin: Option<Spanned<Bitcoin>>,
     ledger: Option<Spanned<Ledger>>,
@@ -291,6 +300,7 @@ fn assemble(
         },
         bitcoin: bitcoin?.value,
         ledger: ledger?.value,
+        caches: caches?,
         http: Http { listen: http?.located.settings.text("listen").to_owned() },
         limits: Limits { outage: limits?.located.settings.duration("outage") },
     })

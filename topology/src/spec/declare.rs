@@ -8,7 +8,7 @@ use super::fields::{Fields, Located, Reader};
 use super::node::{Entry, Node, Value};
 use super::problem::{nearest, quoted_list};
 use super::source::Span;
-use crate::kind::{Kind, Parallel, Registry, TableKind};
+use crate::kind::{Kind, Parallel, Registry, SettingType, TableKind};
 
 /// What a file declares. Parts with problems are left out, or lack what was wrong.
 #[derive(Default)]
@@ -95,8 +95,26 @@ pub(crate) fn declarations(root: Option<&Node>, registry: &Registry, reader: &mu
     for entry in entries(&mut top, "operators", true, reader) {
         out.operators.extend(operator(entry, registry, reader, &mut out.doubtful));
     }
+    out.operators.iter().for_each(|operator| caches(operator, &out.facts.caches, reader));
     top.finish(reader);
     out
+}
+
+/// Caches that an operator names are in the file.
+fn caches(operator: &OperatorDecl, known: &[String], reader: &mut Reader<'_>) {
+    for spec in operator.kind.settings.iter().filter(|spec| spec.ty == SettingType::Cache) {
+        let name = operator.located.settings.text(spec.name);
+        if name.is_empty() || known.iter().any(|cache| cache == name) {
+            continue;
+        }
+        let hint = match nearest(name, known.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("add `{name}: {{ kind: memory }}` to `caches`"),
+        };
+        let span = operator.located.span(spec.name, operator.name.span);
+        let message = format!("operator `{}` names a cache `{name}` that does not exist", operator.name.value);
+        reader.problems.add("cache.unknown", span, message, hint);
+    }
 }
 
 fn version(top: &mut Fields<'_>, reader: &mut Reader<'_>) {
@@ -115,7 +133,12 @@ fn version(top: &mut Fields<'_>, reader: &mut Reader<'_>) {
 }
 
 /// The entries of a section that maps names to things.
-fn entries<'n>(top: &mut Fields<'n>, name: &'static str, needed: bool, reader: &mut Reader<'_>) -> &'n [Entry] {
+pub(super) fn entries<'n>(
+    top: &mut Fields<'n>,
+    name: &'static str,
+    needed: bool,
+    reader: &mut Reader<'_>,
+) -> &'n [Entry] {
     match top.get(name) {
         Some(node) => Fields::of(node, format!("`{name}`"), reader).map_or(&[], |fields| fields.entries()),
         None => {

@@ -1,5 +1,6 @@
 //! Reading `topology.yaml`: text -> nodes with spans -> declarations with checked values.
 
+mod caches;
 mod config;
 mod declare;
 mod environment;
@@ -11,6 +12,7 @@ mod secret;
 mod source;
 mod value;
 
+pub use caches::CacheConfig;
 pub use config::{
     Bitcoin, BitcoinNode, Checkpoints, Config, Http, Ledger, Limits, RewardScheme, State, top_level_reference,
 };

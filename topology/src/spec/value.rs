@@ -44,7 +44,7 @@ impl HostPort {
 /// Reads a scalar setting. The error says what was expected; lists are read item by item by the caller.
 pub(crate) fn parse_scalar(ty: SettingType, text: &str) -> Result<SettingValue, String> {
     match ty {
-        SettingType::Text => Ok(SettingValue::Text(text.to_owned())),
+        SettingType::Text | SettingType::Cache => Ok(SettingValue::Text(text.to_owned())),
         SettingType::Word(words) if words.contains(&text) => Ok(SettingValue::Text(text.to_owned())),
         SettingType::Flag => match text {
             "true" => Ok(SettingValue::Flag(true)),
@@ -74,6 +74,7 @@ pub(crate) fn parse_scalar(ty: SettingType, text: &str) -> Result<SettingValue, 
 pub(crate) fn expected(ty: SettingType) -> String {
     match ty {
         SettingType::Text => "text".to_owned(),
+        SettingType::Cache => "the name of a cache".to_owned(),
         SettingType::Secret => "`${VARIABLE}` or `${file:PATH}`".to_owned(),
         SettingType::Word(words) => format!("one of {}", super::quoted_list(words.iter().copied())),
         SettingType::Flag => "`true` or `false`".to_owned(),
