@@ -116,9 +116,14 @@ pub(crate) struct RunArgs {
     /// The topology.
     #[command(flatten)]
     pub(crate) file: FileArgs,
-    /// Run only these operators and services (and the operators fused with them).
+    /// Run only these operators and services (and the operators fused with them); `NAME:0-3` for some of an operator's
+    /// partitions, which other processes then must not run.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// On Kafka: share out what --only names among all processes started so, by a consumer group. Start as many as you like,
+    /// each with a state directory of its own; when one is gone, another one goes on within about 10 seconds.
+    #[arg(long, requires = "only", conflicts_with = "standby")]
+    pub(crate) shared: bool,
     /// Check the state of every task row by row, move aside what `sluice plan` calls rebuilt, and make it again from a
     /// checkpoint or the topics.
     #[arg(long)]

@@ -84,6 +84,19 @@ pub fn show_uuid(uuid: &[u8]) -> String {
     text
 }
 
+/// The identity of a log, if it is the one that was asked for.
+pub(crate) fn is_wanted(uuid: [u8; 16], wanted: Option<[u8; 16]>) -> Result<[u8; 16], LogError> {
+    match wanted.filter(|wanted| *wanted != uuid) {
+        None => Ok(uuid),
+        Some(wanted) => {
+            let (is, wanted) = (show_uuid(&uuid), show_uuid(&wanted));
+            Err(LogError::Unfit(format!(
+                "it is the log {is}, not {wanted}: it belongs to another pool, or to another time"
+            )))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

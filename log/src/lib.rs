@@ -15,13 +15,14 @@ mod genesis;
 mod kafka;
 mod memory;
 mod metrics;
+pub mod moving;
 mod switch;
 mod tail;
 mod types;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, LogFollower, is_written};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
-pub use kafka::{KafkaLog, KafkaOptions};
+pub use kafka::{KafkaLog, KafkaOptions, Membership};
 pub use memory::MemoryLog;
 pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
 pub use switch::{SwitchLog, read_only};

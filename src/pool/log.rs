@@ -36,6 +36,22 @@ impl OpenLog {
         }
     }
 
+    /// Opens it to go on with the log `uuid`, which is somewhere else; begins it under that identity where there is none.
+    ///
+    /// # Errors
+    /// As [`OpenLog::open`], and if it has another identity.
+    pub(crate) async fn open_as(config: &LogConfig, uuid: [u8; 16]) -> anyhow::Result<Self> {
+        match config {
+            LogConfig::Embedded { dir } => {
+                std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+                Self::open_embedded(EmbeddedOptions { uuid: Some(uuid), ..EmbeddedOptions::new(dir) }).await
+            }
+            LogConfig::Kafka(kafka) => {
+                Ok(Self::Kafka(KafkaLog::open(KafkaOptions { uuid: Some(uuid), ..options(kafka)? }).await?))
+            }
+        }
+    }
+
     /// Opens it, if there is one.
     ///
     /// # Errors
@@ -163,5 +179,5 @@ fn options(kafka: &KafkaConfig) -> anyhow::Result<KafkaOptions> {
         set("sasl.password", sasl.password.reveal().context("`sasl_password` of `log`")?);
     }
     let KafkaConfig { brokers, prefix, replication, min_insync, .. } = kafka.clone();
-    Ok(KafkaOptions { brokers, prefix, replication, min_insync, properties })
+    Ok(KafkaOptions { brokers, prefix, replication, min_insync, properties, uuid: None })
 }

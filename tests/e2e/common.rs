@@ -114,7 +114,7 @@ pub fn on_kafka(pool: &PoolProcess, kafka: &Kafka) {
 }
 
 /// Where [`on_kafka`] leaves what [`open_log`] needs.
-const KAFKA: &str = "on-kafka";
+pub const KAFKA: &str = "on-kafka";
 
 /// The log of a pool that has ended.
 pub fn open_log(dir: &Path) -> SharedLog {

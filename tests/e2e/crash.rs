@@ -66,10 +66,10 @@ pub fn survives(kills: u32, set_up: impl FnOnce(&PoolProcess)) {
 }
 
 /// Random moments: their order is the seed's.
-struct Moments(u64);
+pub struct Moments(pub u64);
 
 impl Moments {
-    fn below(&mut self, limit: Duration) -> Duration {
+    pub fn below(&mut self, limit: Duration) -> Duration {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         Duration::from_micros((self.0 >> 33) % limit.as_micros() as u64)
     }

@@ -91,12 +91,13 @@ fn mining(gateway: &PoolProcess) -> Vec<CpuMiner> {
 }
 
 /// Waits until a miner has had more shares accepted.
-fn more(miner: &CpuMiner, shares: u64) {
+pub fn more(miner: &CpuMiner, shares: u64) {
     let before = miner.stats().accepted;
     miner.wait_until(PATIENCE, |stats| stats.accepted >= before + shares).unwrap();
 }
 
-fn bring_states(part: &PoolProcess, to: &std::path::Path) {
+/// Moves a part's states to those of another.
+pub fn bring_states(part: &PoolProcess, to: &std::path::Path) {
     for entry in std::fs::read_dir(part.dir().join("state")).unwrap() {
         let entry = entry.unwrap();
         let at = to.join(entry.file_name());

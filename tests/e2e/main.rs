@@ -4,6 +4,7 @@
 
 mod books;
 mod checkpoints;
+mod cluster;
 mod commands;
 mod common;
 mod crash;
@@ -13,6 +14,7 @@ mod drain;
 mod failpoints;
 mod kafka;
 mod maturity;
+mod moved;
 mod parts;
 mod released;
 mod replay;

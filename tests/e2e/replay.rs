@@ -18,7 +18,7 @@ fn node() -> SimNode {
 }
 
 /// Mines until each of two miners has this many shares accepted and a block was found.
-fn mine(pool: &PoolProcess, shares: u64) -> Vec<Sent> {
+pub fn mine(pool: &PoolProcess, shares: u64) -> Vec<Sent> {
     let stratum = pool.address("stratumd").unwrap();
     let (before, miners) = (blocks(pool).len(), [1, 2].map(|number| miner(&stratum, number)));
     for miner in &miners {
@@ -29,7 +29,7 @@ fn mine(pool: &PoolProcess, shares: u64) -> Vec<Sent> {
 }
 
 /// Digest of each table of each task.
-fn digests(report: &Value) -> BTreeMap<(String, String), String> {
+pub fn digests(report: &Value) -> BTreeMap<(String, String), String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let tasks = report["tasks"].as_array().unwrap().iter();
     let tables = tasks.flat_map(|task| {

@@ -9,6 +9,7 @@ use sluice_proto::RecordKind;
 
 use crate::kind::{Keyed, Kind, Parallel, Role, TableKind};
 use crate::runtime::plan::{Destination, OperatorSpec, OutputWire, Plan, PortRef, StoredInput, TableFeed, TaskSpec};
+use crate::selection::{self, Chosen};
 use crate::settings::Settings;
 use crate::spec::Config;
 
@@ -108,7 +109,7 @@ pub struct Group {
 
 /// No operator or service has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the topology has no operator {name:?}; it has {known}")]
+#[error("the topology has no operator {name:?}; it has {known}; NAME:0-3 stands for some partitions of one")]
 pub struct UnknownName {
     /// The name.
     pub name: String,
@@ -185,28 +186,27 @@ impl Graph {
         self.nodes.iter().filter(|node| node.is_service())
     }
 
-    /// The services called `only`; all where `only` is empty.
+    /// The services called `only`; all where `only` is empty. A service counts as a partition, number 0.
     pub fn services_of<'a>(&'a self, only: &'a [String]) -> impl Iterator<Item = &'a Node> {
-        self.services().filter(move |node| only.is_empty() || only.contains(&node.name))
+        self.services().filter(move |node| selection::of(only, &node.name).is_some_and(|chosen| chosen.has(0)))
     }
 
-    /// The tasks of this process: those that hold an operator named in `only`, or all where `only` is empty; and the
-    /// stored topics that they and the services named there touch.
+    /// The tasks of this process: those that hold an operator named in `only` (`NAME`, or `NAME:0-3` for some of its partitions,
+    /// see [`selection::parse`]), or all where `only` is empty; and the stored topics that they and the services named there
+    /// touch.
     ///
     /// # Errors
     /// If `only` has a name that the topology has not.
     pub fn plan(&self, only: &[String]) -> Result<Plan, UnknownName> {
-        if let Some(name) = only.iter().find(|name| self.node(name).is_none()) {
+        let named = |text: &str| selection::parse(text).and_then(|(name, _)| self.node(name));
+        if let Some(name) = only.iter().find(|name| named(name).is_none()) {
             let known: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
             return Err(UnknownName { name: name.clone(), known: known.join(", ") });
         }
-        let chosen = |group: &&Group| {
-            let names = group.operators.iter().filter_map(|&index| self.nodes.get(index)).map(|node| &node.name);
-            only.is_empty() || names.into_iter().any(|name| only.contains(name))
-        };
-        let groups: Vec<&Group> = self.groups.iter().filter(chosen).collect();
+        let groups: Vec<(&Group, Chosen)> =
+            self.groups.iter().filter_map(|group| Some((group, self.chosen(group, only)?))).collect();
         let mut touched = BTreeSet::new();
-        let members = groups.iter().flat_map(|group| self.members(group));
+        let members = groups.iter().flat_map(|(group, _)| self.members(group));
         for node in members.chain(self.services_of(only)) {
             touched.extend(node.inputs.iter().chain(&node.outputs).map(|wire| &wire.topic));
             touched.extend(node.tables.iter().filter_map(|name| self.table(name)).map(|table| &table.topic));
@@ -214,8 +214,16 @@ impl Graph {
         Ok(Plan {
             network: self.config.bitcoin.network.as_str().to_owned(),
             topics: self.stored_topics().filter(|topic| touched.contains(&topic.name)).map(Topic::spec).collect(),
-            tasks: groups.iter().flat_map(|group| self.tasks(group)).collect(),
+            tasks: groups
+                .iter()
+                .flat_map(|(group, chosen)| self.tasks(group).into_iter().filter(|task| chosen.has(task.partition)))
+                .collect(),
         })
+    }
+
+    /// What `only` chooses of a group: what it chooses of any of its operators.
+    pub fn chosen(&self, group: &Group, only: &[String]) -> Option<Chosen> {
+        self.members(group).filter_map(|node| selection::of(only, &node.name)).reduce(Chosen::and)
     }
 
     /// The operators of a group.

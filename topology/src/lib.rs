@@ -15,6 +15,7 @@ pub mod kind;
 pub mod operator;
 pub mod reference;
 pub mod runtime;
+pub mod selection;
 mod settings;
 pub mod spec;
 #[cfg(test)]

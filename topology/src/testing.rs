@@ -246,3 +246,21 @@ static TEMPLATE_TABLE: TableKind = TableKind {
     settings: &[],
     build: no_table,
 };
+
+/// The share processor shared out among two instances.
+pub(crate) fn shared_out(first: &str, second: &str) -> String {
+    let chain = |suffix: &str, partitions: &str| {
+        format!(
+            "  verify{suffix}: {{ kind: verify, partitions: {partitions}, in: share.submissions, tables: [jobs], out: share.checked{suffix} }}
+  dedupe{suffix}: {{ kind: dedupe, in: share.checked{suffix}, out: share.judged{suffix}, valid: share.valid }}
+  vardiff{suffix}: {{ kind: vardiff, in: share.judged{suffix}, out: difficulty.targets }}
+  tally{suffix}: {{ kind: tally, in: share.judged{suffix}, out: share.tallies }}\n"
+        )
+    };
+    let start = GOOD.find("  verify: ").unwrap_or(0);
+    let end = GOOD.find("  assemble: ").unwrap_or(0);
+    let text = format!("{}{}{}{}", &GOOD[..start], chain("-a", first), chain("-b", second), &GOOD[end..]);
+    let direct = |name: &str| format!("  {name}-a: {{ direct: true }}\n  {name}-b: {{ direct: true }}\n");
+    text.replace("  share.checked:      { direct: true }\n", &direct("share.checked"))
+        .replace("  share.judged:       { direct: true }\n", &direct("share.judged"))
+}

@@ -70,6 +70,8 @@ pub struct EmbeddedOptions {
     pub compress: bool,
     /// How often records beyond their retention are looked for. One minute.
     pub retention_interval: Duration,
+    /// The identity of another log that this one is to go on with; a log that begins makes one of its own otherwise.
+    pub uuid: Option<[u8; 16]>,
 }
 
 impl EmbeddedOptions {
@@ -86,6 +88,7 @@ impl EmbeddedOptions {
             block_cache_bytes: 32 << 20,
             compress: false,
             retention_interval: Duration::from_secs(60),
+            uuid: None,
         }
     }
 }

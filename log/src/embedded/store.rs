@@ -80,7 +80,7 @@ impl Store {
             let what = format!("it recovered up to write {recovered} but had acknowledged write {marked}");
             return Err(lost(&dir, &what));
         }
-        let uuid = identity(&db, &dir, &names)?;
+        let uuid = identity(&db, &dir, &names, options.uuid)?;
         Ok(Self { db, dir, partition_options, write_buffer_bytes: options.write_buffer_bytes, uuid })
     }
 
@@ -450,15 +450,15 @@ fn read_identity(db: &Database, dir: &Path) -> Result<Option<[u8; 16]>, LogError
 }
 
 /// The log's identity; a database without anything in it gets one.
-fn identity(db: &Database, dir: &Path, names: &[String]) -> Result<[u8; 16], LogError> {
+fn identity(db: &Database, dir: &Path, names: &[String], wanted: Option<[u8; 16]>) -> Result<[u8; 16], LogError> {
     if let Some(uuid) = read_identity(db, dir)? {
-        return Ok(uuid);
+        return crate::genesis::is_wanted(uuid, wanted);
     }
     let empty = names.len() == 1 && db.iterator(IteratorMode::Start).next().is_none();
     if !empty {
         return Err(not_a_log(dir));
     }
-    let uuid = new_uuid();
+    let uuid = wanted.unwrap_or_else(new_uuid);
     let value = [&[LAYOUT], &uuid[..]].concat();
     db.put_opt(LOG, value, &synced()).map_err(|e| open_error(dir, &e))?;
     Ok(uuid)

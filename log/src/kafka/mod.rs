@@ -6,13 +6,14 @@
 //! topics, bounds, trim: topics                identity, genesis records: registry
 //! ```
 //!
-//! Durable means: on as many brokers as `min_insync` says. Nothing rests on Kafka's transactions, groups or committed
-//! offsets. A record may be there twice after a change of leaders; readers know by its coordinates (DESIGN 5). Where a partition lost
+//! Durable means: on as many brokers as `min_insync` says. Nothing rests on Kafka's transactions or committed offsets, and
+//! on its groups only who tries to do what ([`Membership`]). A record may be there twice after a change of leaders; readers know by its coordinates (DESIGN 5). Where a partition lost
 //! records that were durable, or was made anew, its positions, its genesis record or its lanes do not fit any more, and who reads it
 //! stops (invariant P1).
 
 mod appends;
 mod cursor;
+mod membership;
 mod readers;
 mod registry;
 mod settings;
@@ -35,6 +36,7 @@ use crate::genesis::{genesis_record, new_uuid};
 use crate::metrics::count;
 use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appends::{Appends, Slot};
+pub use membership::Membership;
 use readers::{Place, Readers};
 use registry::{Named, Registry};
 pub use settings::KafkaOptions;
@@ -109,14 +111,23 @@ impl KafkaLog {
         if registry.uuid().is_none() && begin {
             let at = Partition::new(registry::TOPIC, 0);
             let slot = Slot::new(name.to_string(), 0, at.clone());
-            let genesis = genesis_record(new_uuid(), &at, 1);
+            let genesis = genesis_record(options.uuid.unwrap_or_else(new_uuid), &at, 1);
             answered(appends.append(&slot, vec![genesis])).await?;
             catch_up(&mut registry, &topics, &readers, &place).await?;
         }
         let Some(uuid) = registry.uuid() else { return Ok(None) };
+        let uuid = crate::genesis::is_wanted(uuid, options.uuid)?;
         let registry = tokio::sync::Mutex::new(registry);
         let inner = Inner { uuid, options, topics, appends, readers, registry, known: RwLock::default() };
         Ok(Some(Arc::new(Self { inner: Arc::new(inner) })))
+    }
+
+    /// Takes a place among the processes that share out the partitions of a topic, each of which does `unit`.
+    ///
+    /// # Errors
+    /// If there can be no client.
+    pub fn join(&self, topic: &str, unit: &str) -> Result<Membership, LogError> {
+        Membership::join(&self.inner.options, &self.inner.on_brokers(topic), unit)
     }
 
     /// What it has counted since it was opened. Of reads, those from memory went on where one had been.

@@ -20,12 +20,14 @@ pub struct KafkaOptions {
     pub min_insync: u16,
     /// Further properties of librdkafka by their names, for instance `security.protocol` and `sasl.*`.
     pub properties: Vec<(String, String)>,
+    /// The identity of another log that this one is to go on with; a log that begins makes one of its own otherwise.
+    pub uuid: Option<[u8; 16]>,
 }
 
 impl KafkaOptions {
     /// A log on these brokers: three copies of each partition, two of which make a record durable.
     pub fn new(brokers: Vec<String>) -> Self {
-        Self { brokers, prefix: String::new(), replication: 3, min_insync: 2, properties: Vec::new() }
+        Self { brokers, prefix: String::new(), replication: 3, min_insync: 2, properties: Vec::new(), uuid: None }
     }
 
     /// For administration.

@@ -30,6 +30,9 @@ pub(super) const IF_ANY: Duration = Duration::from_secs(1);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Stands for a setting that brokers do not tell.
+const NOTHING: &str = "nothing";
+
 /// Asks brokers about topics.
 pub(super) struct Topics {
     options: KafkaOptions,
@@ -64,16 +67,20 @@ impl Described {
                 faults.push(fault);
             }
         };
-        let setting = |name: &str| self.settings.get(name).map_or("nothing", String::as_str);
+        let setting = |name: &str| self.settings.get(name).map_or(NOTHING, String::as_str);
         let (replicas, wanted) = (self.replicas, usize::from(options.replication));
         expect(
             replicas >= wanted,
             format!("a partition has {replicas} copies, {wanted} are asked for (`replication`)"),
         );
-        let (insync, wanted) = (self.number("min.insync.replicas").unwrap_or(0), u64::from(options.min_insync));
-        expect(insync >= wanted, format!("min.insync.replicas is {insync}, {wanted} are asked for (`min_insync`)"));
+        // Redpanda knows neither of the two: there a majority of the copies has what is acknowledged, and leads.
+        let (insync, wanted) = (setting("min.insync.replicas"), u64::from(options.min_insync));
         expect(
-            setting("unclean.leader.election.enable") == "false",
+            self.number("min.insync.replicas").is_none_or(|insync| insync >= wanted),
+            format!("min.insync.replicas is {insync}, {wanted} are asked for (`min_insync`)"),
+        );
+        expect(
+            matches!(setting("unclean.leader.election.enable"), "false" | NOTHING),
             "unclean.leader.election.enable must be false: a broker that lags would become the leader, and what was \
              acknowledged be lost"
                 .into(),
@@ -160,11 +167,9 @@ impl Topics {
             .fold(AlterConfig::new(ResourceSpecifier::Topic(name)), |all, (name, value)| all.set(name, value));
         let what = format!("retention of topic {name}");
         let alter = || self.admin.alter_configs([&all], &AdminOptions::new().request_timeout(Some(ASK)));
-        again(&what, || {
-            alter().map(|altered| one(altered?.into_iter().map(|topic| topic.map_err(|(_, code)| code))))
-        })
-        .await
-        .map(drop)
+        again(&what, || alter().map(|altered| one(altered?.into_iter().map(|topic| topic.map_err(|(_, code)| code)))))
+            .await
+            .map(drop)
     }
 
     /// What the brokers have of a topic, once each of its partitions has a leader; `None` if no such topic is seen for as long
@@ -294,7 +299,11 @@ fn is_unknown(code: RDKafkaErrorCode) -> bool {
 /// Asking again will not help: what is asked for is refused, or makes no sense. Everything else passes: brokers die, others
 /// take over, and say so in many ways meanwhile.
 pub(super) fn is_final(error: &KafkaError) -> bool {
-    error.rdkafka_error_code().is_none_or(is_final_code)
+    match error {
+        // The library does not take its code out.
+        KafkaError::AdminOp(code) => is_final_code(*code),
+        error => error.rdkafka_error_code().is_none_or(is_final_code),
+    }
 }
 
 fn is_final_code(code: RDKafkaErrorCode) -> bool {
@@ -335,12 +344,28 @@ fn is_final_code(code: RDKafkaErrorCode) -> bool {
 mod tests {
     use super::*;
 
+    /// What Redpanda tells of a topic, and what Kafka may.
+    #[test]
+    fn a_topic_without_two_settings_is_redpandas() {
+        let options = KafkaOptions::new(Vec::new());
+        let with = |more: &[(&str, &str)]| {
+            let largest = MAX_BATCH.to_string();
+            let told = [("cleanup.policy", "delete"), ("max.message.bytes", &*largest)];
+            let settings = told.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Described { partitions: 1, replicas: 3, settings: settings.collect() }.faults(&options).len()
+        };
+        assert_eq!(with(&[]), 0);
+        assert_eq!(with(&[("min.insync.replicas", "2"), ("unclean.leader.election.enable", "false")]), 0);
+        assert_eq!(with(&[("min.insync.replicas", "1"), ("unclean.leader.election.enable", "true")]), 2);
+    }
+
     #[test]
     fn only_what_stays_so_is_final() {
         use RDKafkaErrorCode as Code;
         // Seen while brokers were killed.
         for code in [Code::OffsetNotAvailable, Code::UnknownTopicOrPartition, Code::NotLeaderForPartition] {
             assert!(!is_final(&KafkaError::MetadataFetch(code)), "{code}");
+            assert!(!is_final(&KafkaError::AdminOp(code)), "{code}");
         }
         for code in [Code::TopicAuthorizationFailed, Code::SaslAuthenticationFailed, Code::InvalidConfig] {
             assert!(is_final(&KafkaError::AdminOp(code)), "{code}");

@@ -16,12 +16,18 @@ Examples:
   sluice replay --only stats --to ./stats-again  the state of an operator, into a directory
   sluice replay --only verify.0 --until 5000     its state as of an offset of its input
   sluice replay --in-place                       new states for a pool that is stopped
+  sluice replay --verify --from-log old.yaml     moves the log of old.yaml to where topology.yaml has it, and compares
 
 It reads the log beside a running pool, except with --in-place. Code 1: something differs, or could not be replayed.")]
 pub(crate) struct ReplayArgs {
     /// The topology.
     #[command(flatten)]
     pub(crate) file: FileArgs,
+    /// First bring the log of this topology file, whose pool must not run, into the log of the topology: every record at the same
+    /// offset. The log must be new, or one that this was interrupted on. States and ledger then go on with it; the old log stays as
+    /// it is, and no pool may run on it again.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from_log: Option<PathBuf>,
     /// Only these operators (with those fused with them) or tasks, such as `verify` or `verify.3`.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,

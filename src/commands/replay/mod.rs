@@ -1,6 +1,7 @@
 //! `sluice replay`: states made again from the topics, and what is recorded checked against them (docs/adr/0015).
 
 mod args;
+mod bring;
 mod ledger;
 mod live;
 mod place;
@@ -30,7 +31,7 @@ use place::Place;
 use progress::Meter;
 use report::Report;
 
-use crate::cli::Common;
+use crate::cli::{Common, FileArgs};
 use crate::commands::checkpoint::differs;
 use crate::commands::run::Signals;
 use crate::pool::log::{OpenLog, open_to_read, wait_for};
@@ -44,6 +45,9 @@ const INTERRUPTED: u8 = 130;
 pub(crate) fn run(args: &ReplayArgs, common: &Common) -> anyhow::Result<ExitCode> {
     logging::start(common)?;
     let graph = topology_file::load(&args.file)?;
+    if let Some(old) = &args.from_log {
+        bring::bring(&topology_file::load(&FileArgs { file: old.clone(), set: Vec::new() })?, &graph)?;
+    }
     let job = Job::new(args, &graph)?;
     let place = job.place()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -113,6 +113,9 @@ fn task(task: &TaskStatus) -> Part {
     let behind = task.inputs.iter().map(|input| input.lag_time).max().unwrap_or_default();
     let (condition, detail) = match (task.state, &task.error) {
         (TaskState::Running, _) if behind > BEHIND => (Condition::Degraded, format!("{} s behind", behind.as_secs())),
+        (TaskState::Running, _) if task.inputs.iter().any(|input| input.end.is_none()) => {
+            (Condition::Degraded, "waits: the log does not say how far it goes".to_owned())
+        }
         (TaskState::Running, _) => (Condition::Ok, format!("{} records behind", lag(task))),
         (TaskState::Stopped, _) => (Condition::Degraded, "stopped".to_owned()),
         (TaskState::Failed, error) => (Condition::Failed, error.clone().unwrap_or_else(|| "failed".to_owned())),

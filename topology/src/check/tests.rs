@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use crate::kind::Parallel;
 use crate::runtime::plan::{Destination, PortRef};
-use crate::testing::{GOOD, changed, graph, load_text, problems};
+use crate::testing::{GOOD, changed, graph, load_text, problems, shared_out};
 
 /// Checks that the good topology with these changes has exactly these problems: the rule, and a piece of the changed
 /// text with `^` in front of the place.
@@ -313,24 +313,6 @@ fn operators_do_not_feed_each_other_in_a_circle() {
     // Here only the tasks do: vardiff is fused with dedupe, but reads what follows from it by the log.
     let back = ("vardiff, in: share.judged", "vardiff, in: share.judged, also: share.again");
     expect(&[kept, back, ("  share.tallies:", more), ("  tally: ", again)], &[("cycle.tasks", "^verify:")]);
-}
-
-/// The share processor shared out among two instances.
-fn shared_out(first: &str, second: &str) -> String {
-    let chain = |suffix: &str, partitions: &str| {
-        format!(
-            "  verify{suffix}: {{ kind: verify, partitions: {partitions}, in: share.submissions, tables: [jobs], out: share.checked{suffix} }}
-  dedupe{suffix}: {{ kind: dedupe, in: share.checked{suffix}, out: share.judged{suffix}, valid: share.valid }}
-  vardiff{suffix}: {{ kind: vardiff, in: share.judged{suffix}, out: difficulty.targets }}
-  tally{suffix}: {{ kind: tally, in: share.judged{suffix}, out: share.tallies }}\n"
-        )
-    };
-    let start = GOOD.find("  verify: ").unwrap_or(0);
-    let end = GOOD.find("  assemble: ").unwrap_or(0);
-    let text = format!("{}{}{}{}", &GOOD[..start], chain("-a", first), chain("-b", second), &GOOD[end..]);
-    let direct = |name: &str| format!("  {name}-a: {{ direct: true }}\n  {name}-b: {{ direct: true }}\n");
-    text.replace("  share.checked:      { direct: true }\n", &direct("share.checked"))
-        .replace("  share.judged:       { direct: true }\n", &direct("share.judged"))
 }
 
 #[test]

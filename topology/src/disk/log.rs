@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sluice_log::{Bounds, LogError, Partition, Retention, SharedLog, TopicInfo, TopicSpec};
+use sluice_log::{Bounds, LogError, Partition, Retention, SharedLog, TopicInfo, TopicSpec, moving};
+use sluice_proto::hash64;
 
 use super::{TopicJudged, TopicStanding};
 use crate::graph::{Graph, Topic};
+use crate::runtime::Owners;
 use crate::runtime::rescale::{self, RescaleError};
 use crate::spec::format_duration;
 
@@ -15,6 +17,8 @@ pub struct LogFacts {
     /// Its UUID.
     pub(super) uuid: [u8; 16],
     topics: BTreeMap<Arc<str>, (TopicInfo, Vec<Bounds>)>,
+    /// Who has ever run a task.
+    owners: Arc<Owners>,
     /// Why a generation of a topic cannot be used.
     pub(super) unfinished: Option<String>,
 }
@@ -33,12 +37,25 @@ impl LogFacts {
             }
             topics.insert(Arc::clone(&topic.name), (topic, bounds));
         }
+        let owners = Owners::new(log.clone(), [0; 16]);
+        if topics.contains_key(&*Owners::topic().name) {
+            owners.catch_up().await.map_err(|error| LogError::Storage(error.to_string()))?;
+        }
+        let incomplete = moving::is_incomplete(&**log).await?;
         let unfinished = match rescale::check(graph, log).await {
-            Ok(()) => None,
+            Ok(()) => incomplete.then(|| {
+                "the log has not been brought here completely: run `sluice replay --from-log` again until it ends"
+                    .to_owned()
+            }),
             Err(RescaleError::Log { error, .. }) => return Err(error),
             Err(error) => Some(error.to_string()),
         };
-        Ok(Self { uuid: log.uuid(), topics, unfinished })
+        Ok(Self { uuid: log.uuid(), topics, owners, unfinished })
+    }
+
+    /// Whether the task of this name has ever run on the log.
+    pub(super) fn has_run(&self, task: &str) -> bool {
+        self.owners.newest(hash64(task)).is_some()
     }
 
     /// The bounds of a partition, if there is one.

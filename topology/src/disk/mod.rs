@@ -192,6 +192,7 @@ pub fn judge(graph: &Graph, states: &States, log: Option<&LogFacts>) -> Judgemen
     let mut tasks = tasks::judge(&plan.tasks, found, dir, log);
     if let Some(log) = log {
         moved::refuse(&mut tasks, &whole.tasks, dir, log);
+        moved::refuse_shared_out(&mut tasks, graph, log);
     }
     Judgement {
         topics: log::topics(&plan.topics, graph, log),

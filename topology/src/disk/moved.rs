@@ -9,6 +9,7 @@ use sluice_state::{StoredState, state_directory, states_in};
 
 use super::log::LogFacts;
 use super::{TaskJudged, TaskStanding};
+use crate::graph::{Graph, Group};
 use crate::runtime::TaskSpec;
 use crate::runtime::plan::{Destination, OperatorSpec, operators_of};
 
@@ -57,6 +58,32 @@ fn reasons(states: impl Iterator<Item = PathBuf>, tasks: &[TaskSpec], log: &LogF
         }
     }
     found
+}
+
+/// Refuses tasks on partitions that another instance of the same kind has worked on, as the file has shared them out before:
+/// to readers their records would be those of another task.
+pub(super) fn refuse_shared_out(judged: &mut [TaskJudged], graph: &Graph, log: &LogFacts) {
+    let kind = |group: &Group| graph.members(group).next().map(|node| node.kind.name);
+    let shared = graph.groups.iter().filter(|group| group.partitions.len() as u32 != group.of);
+    for group in shared {
+        let others = graph.groups.iter().filter(|other| other.identity != group.identity && kind(other) == kind(group));
+        let others: Vec<&Group> = others.collect();
+        for &partition in &group.partitions {
+            let name = group.task_name(partition);
+            let before =
+                |other: &&&Group| !other.partitions.contains(&partition) && log.has_run(&other.task_name(partition));
+            let (false, Some(other)) = (log.has_run(&name), others.iter().find(before)) else { continue };
+            for task in judged.iter_mut().filter(|task| task.identity == name) {
+                let before = other.task_shown(partition);
+                let why = format!(
+                    "partition {partition} has been worked on by {before}. From another task its records would be new ones to \
+                     who reads them, and counted twice. Leave `partitions` as they were; processes share out the partitions of \
+                     one operator by `--only NAME:0-3`, which may change at any time"
+                );
+                task.standing = TaskStanding::Refused { why };
+            }
+        }
+    }
 }
 
 /// The group of a task, without its partition and the generation of its input.

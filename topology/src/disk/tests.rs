@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::kind::{Kind, StateTable};
 use crate::runtime::{Plan, TaskSpec, persist, state_tables};
-use crate::testing::{GOOD, changed, graph};
+use crate::testing::{GOOD, changed, graph, shared_out};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -338,4 +338,24 @@ fn tables_of_other_versions_are_upgraded_or_refused() {
     drop(disk.state(&task, state_tables(&task)));
     let judgement = disk.judge(GOOD);
     assert!(refused(&judgement, "verify.0").contains("newer program"), "{judgement}");
+}
+
+/// What one instance has counted, another one would count again.
+#[test]
+fn a_partition_that_another_instance_has_worked_on_is_refused() {
+    let disk = Disk::new();
+    let owners = crate::runtime::Owners::new(disk.log.clone(), [1; 16]);
+    for task in plan_of(&shared_out("0-3", "4-7")).tasks {
+        block_on(owners.claim(&task.name, Default::default())).unwrap();
+    }
+    let refused = |first: &str, second: &str| {
+        let judged = disk.judge(&shared_out(first, second)).tasks.into_iter();
+        let of_shares = judged.filter(|task| task.identity.starts_with("verify-"));
+        let refused =
+            of_shares.filter(|task| matches!(&task.standing, TaskStanding::Refused { why } if why.contains("--only")));
+        refused.map(|task| task.identity).collect::<Vec<_>>()
+    };
+    assert_eq!(refused("0-3", "4-7"), Vec::<String>::new());
+    assert_eq!(refused("0-2", "3-7"), ["verify-b.3"]);
+    assert_eq!(refused("0-4", "5-7"), ["verify-a.4"]);
 }

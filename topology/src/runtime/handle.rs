@@ -384,13 +384,9 @@ impl RuntimeHandle {
         Arc::clone(&self.owners)
     }
 
-    /// All tasks as they are now.
+    /// All tasks as they are now. A log that does not say within a second how far it goes is not waited for.
     pub async fn status(&self) -> Vec<TaskStatus> {
-        let mut all = Vec::with_capacity(self.threads.tasks.len());
-        for task in &self.threads.tasks {
-            all.push(task.shared.status(&self.log).await);
-        }
-        all
+        futures::future::join_all(self.threads.tasks.iter().map(|task| task.shared.status(&self.log))).await
     }
 
     /// Committed state of every task that has the table `name`, such as `stats.buckets`. They go on working when the

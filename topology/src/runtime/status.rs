@@ -14,6 +14,9 @@ use super::feed::Feed;
 use super::nodes::Node;
 use super::plan::TaskSpec;
 
+/// How long the log may take to say how far it goes: brokers may be away.
+const ASK: Duration = Duration::from_secs(1);
+
 /// How a task is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskState {
@@ -176,11 +179,11 @@ impl Shared {
     pub(crate) async fn status(self: &Arc<Self>, log: &SharedLog) -> TaskStatus {
         let (positions, digests) = self.committed.lock().clone();
         let (state, error) = self.state.lock().clone();
-        let mut inputs = Vec::with_capacity(self.feeds.len());
-        for (feed, position) in self.feeds.iter().zip(positions) {
-            let end = log.bounds(&feed.partition).await.ok().map(|bounds| bounds.next);
-            inputs.push(feed.status(position, end));
-        }
+        let inputs = self.feeds.iter().zip(positions).map(|(feed, position)| async move {
+            let bounds = tokio::time::timeout(ASK, log.bounds(&feed.partition)).await;
+            feed.status(position, bounds.ok().and_then(Result::ok).map(|bounds| bounds.next))
+        });
+        let inputs = futures::future::join_all(inputs).await;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let operators = self.operators.iter().map(|operator| OperatorStatus {
             name: operator.name.clone(),

@@ -71,6 +71,8 @@ pub(crate) struct Task {
     order: Option<Order>,
     table_timeout: Duration,
     linger: Duration,
+    /// Records that it writes may wait for those of the batches that have come already: none of its inputs has priority.
+    gathers: bool,
     /// When the oldest record that is processed and not committed was begun with, and how many there are.
     uncommitted: Option<(Instant, usize)>,
     pace: Pace,
@@ -156,6 +158,7 @@ impl Task {
             order,
             table_timeout: around.options.table_timeout,
             linger: around.options.linger,
+            gathers: spec.inputs.iter().all(|input| !input.priority),
             uncommitted: None,
             pace: Pace::default(),
             work: Vec::new(),
@@ -251,7 +254,8 @@ impl Task {
 
     /// Works on one batch of one input, if any is there, else applies what has come for the tables: while there are
     /// records, these say how far the tables must be. A batch that writes nothing to any topic is seen by nobody: it
-    /// may be committed together with the next ones.
+    /// may be committed together with the next ones. One that writes may, too, while more has come already, unless somebody is
+    /// in a hurry for it: under load a session's row is then written once for many batches.
     async fn step(&mut self) -> Result<(), TaskError> {
         let Some((input, records)) = self.next_batch().await? else {
             return if self.apply_tables()? { self.finish().await } else { Ok(()) };
@@ -262,7 +266,8 @@ impl Task {
         self.process(input, records).await?;
         self.uncommitted = Some((since, count));
         // Where the order of its inputs counts, each batch is a turn of its own (see `order`).
-        let may_wait = self.order.is_none() && self.outbox.is_empty() && count < MAX_UNCOMMITTED;
+        let more = self.gathers && self.inputs.iter().any(|input| input.feed.is_ready());
+        let may_wait = self.order.is_none() && (more || self.outbox.is_empty()) && count < MAX_UNCOMMITTED;
         if !may_wait || since.elapsed() >= self.linger {
             self.finish().await?;
         }
