@@ -47,7 +47,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module such as `info,sluice_log=debug`.
-    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "info,fluvio=warn,fluvio_socket=warn,fluvio_future=warn", value_name = "FILTER")]
     pub(crate) log: String,
 }
 
@@ -110,6 +110,10 @@ Examples:
   sluice run -f pool.yaml --only jobmanager,stratumd
   BITCOIN_RPC_AUTH=pool:secret sluice run --set bitcoin.network=signet --log-format json
 
+On Fluvio (log.kind=fluvio) accepted shares are written by all copies of a partition, but synced to a
+disk by none: it needs log.replication of 2 or more. There is no idempotent producer: what was sent
+again is dropped by its coordinates.
+
 SIGINT and SIGTERM stop it: what is in flight is answered, state is committed, and it exits within 5 seconds with code
 0. A task that fails stops the process with code 1 and the cause; let a supervisor start it again.")]
 pub(crate) struct RunArgs {
@@ -136,6 +140,10 @@ pub(crate) struct RunArgs {
 
 /// `sluice check`.
 #[derive(Args)]
+#[command(after_help = "\
+It exits with code 0 where there is no mistake, else 1. What is to be known all the same is printed as
+a warning: that Fluvio (log.kind=fluvio) syncs nothing to a disk and has no idempotent producer, and
+that accepted shares need log.replication of 2 or more there.")]
 pub(crate) struct CheckArgs {
     /// The topology.
     #[command(flatten)]

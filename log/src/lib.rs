@@ -4,23 +4,27 @@
 //! it stores bytes. Position belongs to the reader's state, never to the log.
 //!
 //! Two words are never mixed up here: *written* means handed to the operating system, *durable* means it survives the
-//! loss of power (or, on a replicated log, of a broker). An append resolves when it is durable.
+//! loss of power (or, on a replicated log, of a broker). An append resolves when it is durable; on Fluvio, which syncs nothing,
+//! when all copies have written it ([`FluvioLog`]).
 
 #![cfg_attr(test, allow(clippy::panic, clippy::unwrap_used))]
 
 mod chunk;
 pub mod conformance;
 mod embedded;
+mod fluvio;
 mod genesis;
 mod kafka;
 mod memory;
 mod metrics;
 pub mod moving;
+mod registry;
 mod switch;
 mod tail;
 mod types;
 
 pub use embedded::{EmbeddedLog, EmbeddedOptions, LogFollower, is_written};
+pub use fluvio::{FluvioLog, FluvioOptions};
 pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use kafka::{KafkaLog, KafkaOptions, Membership};
 pub use memory::MemoryLog;
@@ -44,7 +48,8 @@ use std::time::Duration;
 /// - Dropping the future does not take the batch back: only the answer is lost.
 /// - Once an append has failed for another reason than its arguments, every later append fails too: nothing may become
 ///   durable behind a hole. The log is opened again to go on.
-/// - A reader sees durable records only, in order, each once.
+/// - A reader sees durable records only, in order, each once. On brokers a record that was sent again may be there twice,
+///   never behind a later one of its writer.
 /// - Offset 0 of each partition is a genesis record, written when the topic is created. A reader at offset 0 gets it, and
 ///   in the same list what comes next, even if the records behind it were trimmed.
 /// - The newest record of a partition is never removed, neither by [`Log::trim`] nor by retention: so a reader at

@@ -107,7 +107,7 @@ impl InfluxDb {
     fn refused(&self, error: &RequestError, attempt: u32) {
         let cause = cause(error);
         self.failures.fetch_add(1, Ordering::Relaxed);
-        if attempt % LOG_EVERY == 0 {
+        if attempt.is_multiple_of(LOG_EVERY) {
             let bucket = &self.options.bucket;
             tracing::warn!(cause, bucket, attempt, "points wait for InfluxDB; they are written once it takes them");
         }

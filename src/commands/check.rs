@@ -22,6 +22,7 @@ pub(crate) fn run(args: &CheckArgs, common: &Common) -> anyhow::Result<ExitCode>
                 graph.services().count(),
                 graph.stored_topics().count(),
             );
+            graph.config.log.warnings().iter().for_each(|warning| println!("warning: {warning}"));
             Ok(ExitCode::SUCCESS)
         }
         Err(report) => {

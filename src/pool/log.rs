@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sluice_log::{
-    EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogError, LogFollower, LogMetrics, SharedLog, read_only,
+    EmbeddedLog, EmbeddedOptions, FluvioLog, FluvioOptions, KafkaLog, KafkaOptions, LogError, LogFollower, LogMetrics,
+    SharedLog, read_only,
 };
 use sluice_topology::LogConfig;
-use sluice_topology::spec::KafkaConfig;
+use sluice_topology::spec::{FluvioConfig, KafkaConfig};
 
 /// A log that is open to be written.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub(crate) enum OpenLog {
     Embedded(Arc<EmbeddedLog>),
     /// On brokers, by any number of processes.
     Kafka(Arc<KafkaLog>),
+    /// On SPUs of Fluvio, by any number of processes.
+    Fluvio(Arc<FluvioLog>),
 }
 
 impl OpenLog {
@@ -26,6 +29,7 @@ impl OpenLog {
     /// # Errors
     /// If it is damaged or in use, or no broker answers.
     pub(crate) async fn open(config: &LogConfig) -> anyhow::Result<Self> {
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         match config {
             LogConfig::Embedded { dir } => {
                 let made = std::fs::create_dir_all(dir);
@@ -33,6 +37,7 @@ impl OpenLog {
                 Self::open_embedded(EmbeddedOptions::new(dir)).await
             }
             LogConfig::Kafka(kafka) => Ok(Self::Kafka(KafkaLog::open(options(kafka)?).await?)),
+            LogConfig::Fluvio(fluvio) => Ok(Self::Fluvio(FluvioLog::open(on_fluvio(fluvio)).await?)),
         }
     }
 
@@ -49,6 +54,9 @@ impl OpenLog {
             LogConfig::Kafka(kafka) => {
                 Ok(Self::Kafka(KafkaLog::open(KafkaOptions { uuid: Some(uuid), ..options(kafka)? }).await?))
             }
+            LogConfig::Fluvio(fluvio) => {
+                Ok(Self::Fluvio(FluvioLog::open(FluvioOptions { uuid: Some(uuid), ..on_fluvio(fluvio) }).await?))
+            }
         }
     }
 
@@ -61,6 +69,7 @@ impl OpenLog {
             LogConfig::Embedded { dir } if is_there(dir) => Some(Self::open_embedded(EmbeddedOptions::new(dir)).await?),
             LogConfig::Embedded { .. } => None,
             LogConfig::Kafka(kafka) => KafkaLog::find(options(kafka)?).await?.map(Self::Kafka),
+            LogConfig::Fluvio(fluvio) => FluvioLog::find(on_fluvio(fluvio)).await?.map(Self::Fluvio),
         })
     }
 
@@ -90,6 +99,7 @@ impl OpenLog {
         match self {
             Self::Embedded(log) => log.clone(),
             Self::Kafka(log) => log.clone(),
+            Self::Fluvio(log) => log.clone(),
         }
     }
 
@@ -98,6 +108,7 @@ impl OpenLog {
         match self {
             Self::Embedded(log) => log.metrics(),
             Self::Kafka(log) => log.metrics(),
+            Self::Fluvio(log) => log.metrics(),
         }
     }
 
@@ -109,6 +120,7 @@ impl OpenLog {
         match self {
             Self::Embedded(log) => log.close(),
             Self::Kafka(log) => log.close(),
+            Self::Fluvio(log) => log.close(),
         }
     }
 }
@@ -129,6 +141,9 @@ pub(crate) async fn find_to_read(config: &LogConfig) -> anyhow::Result<Option<Sh
         LogConfig::Embedded { .. } => None,
         LogConfig::Kafka(kafka) => {
             KafkaLog::find(options(kafka)?).await.with_context(failed)?.map(|log| read_only(log))
+        }
+        LogConfig::Fluvio(fluvio) => {
+            FluvioLog::find(on_fluvio(fluvio)).await.with_context(failed)?.map(|log| read_only(log))
         }
     })
 }
@@ -154,6 +169,12 @@ pub(crate) fn wait_for<T>(what: impl Future<Output = anyhow::Result<T>>) -> anyh
 }
 
 /// As the log's client takes it.
+fn on_fluvio(fluvio: &FluvioConfig) -> FluvioOptions {
+    let FluvioConfig { endpoint, prefix, replication } = fluvio.clone();
+    FluvioOptions { prefix, replication, ..FluvioOptions::new(endpoint) }
+}
+
+/// The same for Kafka.
 fn options(kafka: &KafkaConfig) -> anyhow::Result<KafkaOptions> {
     let mut properties = Vec::new();
     let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));

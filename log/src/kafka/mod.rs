@@ -15,7 +15,6 @@ mod appends;
 mod cursor;
 mod membership;
 mod readers;
-mod registry;
 mod settings;
 mod topics;
 
@@ -34,11 +33,11 @@ use tokio::time::Instant;
 
 use crate::genesis::{genesis_record, new_uuid};
 use crate::metrics::count;
+use crate::registry::{self, Named, Registry};
 use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
 use appends::{Appends, Slot};
 pub use membership::Membership;
 use readers::{Place, Readers};
-use registry::{Named, Registry};
 pub use settings::KafkaOptions;
 use settings::MAX_RECORD;
 use topics::{HEARD_OF, IF_ANY, Topics, is_final};

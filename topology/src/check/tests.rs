@@ -484,6 +484,16 @@ fn sections_are_checked() {
     expect_of(&kafka("sasl: plain, sasl_user: u"), &[("setting.missing", "sasl: ^plain")]);
     expect_of(&kafka("sasl: plain, sasl_user: u, sasl_password: p"), &[("secret.inline", "sasl_password: ^p")]);
     expect_of(&with("log: { dir: ./log, prefix: x. }"), &[("setting.unused", "prefix: ^x.")]);
+    expect_of(&kafka("endpoint: 'a:9003'"), &[("setting.unused", "endpoint: ^'a:9003")]);
+    expect_of(&with("log: { kind: fluvio }"), &[("setting.missing", "log: ^{ kind: fluvio")]);
+    expect_of(&with("log: { kind: fluvio, endpoint: 'a:9003' }"), &[]);
+    expect_of(&with("log: { kind: fluvio, endpoint: 'a:9003', prefix: pool1-, replication: 1 }"), &[]);
+    expect_of(&with("log: { kind: fluvio, endpoint: '' }"), &[("setting.type", "log: ^{ kind: fluvio")]);
+    expect_of(&with("log: { kind: fluvio, endpoint: a }"), &[("setting.type", "endpoint: ^a")]);
+    let fluvio = |more: &str| with(&format!("log: {{ kind: fluvio, endpoint: 'a:9003', {more} }}"));
+    expect_of(&fluvio("prefix: pool1."), &[("setting.type", "prefix: ^pool1.")]);
+    expect_of(&fluvio("min_insync: 2"), &[("setting.unused", "min_insync: ^2")]);
+    expect_of(&fluvio("brokers: [ 'a:9092' ]"), &[("setting.unused", "brokers: [ ^'a:9092'")]);
     expect_of(&with("ledger: { fee_bps: 10001 }"), &[("setting.type", "fee_bps: ^10001")]);
     expect_of(&with("http: { listen: 8080 }"), &[("setting.type", "listen: ^8080")]);
     expect_of(&with("state: { memory: lots }"), &[("setting.type", "memory: ^lots")]);

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::fields::{Fields, Located, Reader};
 use super::secret::Secret;
 use super::source::Span;
+use super::value::HostPort;
 use crate::kind::{SettingSpec, SettingType};
 
 /// Where topics are stored.
@@ -18,6 +19,29 @@ pub enum LogConfig {
     },
     /// On brokers of Kafka or Redpanda.
     Kafka(KafkaConfig),
+    /// On SPUs of Fluvio.
+    Fluvio(FluvioConfig),
+}
+
+impl LogConfig {
+    /// What is no mistake, but to be known before anyone relies on the log.
+    pub fn warnings(&self) -> Vec<String> {
+        let Self::Fluvio(fluvio) = self else { return Vec::new() };
+        let mut warnings = vec![
+            "log: Fluvio acknowledges what its SPUs have written, and none of them syncs it to a disk: what was acknowledged \
+             is lost where all that hold a copy lose power at once. It knows no idempotent producer: what was sent again is \
+             there twice, and dropped by its coordinates where it is read"
+                .to_owned(),
+        ];
+        if fluvio.replication < 2 {
+            warnings.push(
+                "log: with `replication: 1` on Fluvio, one machine that loses power takes shares with it that were \
+                 acknowledged (invariant S1): let it be 2 or more, on machines that do not fail together"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
 }
 
 /// Shown where a person is to know which log is meant.
@@ -28,6 +52,10 @@ impl fmt::Display for LogConfig {
             Self::Kafka(kafka) => {
                 write!(f, "on {}", kafka.brokers.join(", "))?;
                 if kafka.prefix.is_empty() { Ok(()) } else { write!(f, " (prefix {})", kafka.prefix) }
+            }
+            Self::Fluvio(fluvio) => {
+                write!(f, "on Fluvio at {}", fluvio.endpoint)?;
+                if fluvio.prefix.is_empty() { Ok(()) } else { write!(f, " (prefix {})", fluvio.prefix) }
             }
         }
     }
@@ -48,6 +76,17 @@ pub struct KafkaConfig {
     pub tls: Option<Tls>,
     /// How the program says who it is, if it does.
     pub sasl: Option<Sasl>,
+}
+
+/// A cluster of Fluvio.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FluvioConfig {
+    /// `host:port` of the controller (SC), for clients.
+    pub endpoint: String,
+    /// What names of topics begin with on the cluster.
+    pub prefix: String,
+    /// Copies of each partition, all of which must have written a record.
+    pub replication: u16,
 }
 
 /// TLS to the brokers.
@@ -81,14 +120,31 @@ const MECHANISMS: [(&str, &str); 3] =
 pub(super) const LOG: &[SettingSpec] = &[
     setting(
         "kind",
-        SettingType::Word(&["embedded", "kafka"]),
+        SettingType::Word(&["embedded", "kafka", "fluvio"]),
         Some("embedded"),
-        "Which log: in a directory of this machine, or on brokers of Kafka or Redpanda.",
+        "Which log: in a directory of this machine, on brokers of Kafka or Redpanda, or on SPUs of Fluvio. What Fluvio \
+         acknowledges is written by all copies, and synced to a disk by none: S1 needs `replication` of 2 or more there.",
     ),
     setting("dir", SettingType::Text, Some("./data/log"), "Directory of an embedded log."),
     setting("brokers", SettingType::Addresses, Some(""), "Kafka: `host:port` of some brokers; they name the others."),
-    setting("prefix", SettingType::Text, Some(""), "Kafka: what names of topics begin with there, as `pool1.`."),
-    setting("replication", SettingType::Integer(1, 100), Some("3"), "Kafka: copies of each partition."),
+    setting(
+        "endpoint",
+        SettingType::Text,
+        Some(""),
+        "Fluvio: `host:port` of the controller (SC) for clients; it names the SPUs.",
+    ),
+    setting(
+        "prefix",
+        SettingType::Text,
+        Some(""),
+        "Kafka, Fluvio: what names of topics begin with there, as `pool1.` or, on Fluvio, `pool1-`.",
+    ),
+    setting(
+        "replication",
+        SettingType::Integer(1, 100),
+        Some("3"),
+        "Kafka, Fluvio: copies of each partition. On Fluvio all of them must have written a record.",
+    ),
     setting(
         "min_insync",
         SettingType::Integer(1, 100),
@@ -119,28 +175,84 @@ pub(super) const LOG: &[SettingSpec] = &[
     setting("sasl_password", SettingType::Secret, Some(""), "Kafka: its password."),
 ];
 
+/// Settings of logs on brokers, and the kinds that have them. `dir` has a default, and does no harm there.
+const OF_BROKERS: [(&str, &[&str]); 11] = [
+    ("brokers", &["kafka"]),
+    ("endpoint", &["fluvio"]),
+    ("prefix", &["kafka", "fluvio"]),
+    ("replication", &["kafka", "fluvio"]),
+    ("min_insync", &["kafka"]),
+    ("tls", &["kafka"]),
+    ("tls_ca", &["kafka"]),
+    ("tls_certificate", &["kafka"]),
+    ("tls_key", &["kafka"]),
+    ("sasl", &["kafka"]),
+    ("sasl_user", &["kafka"]),
+];
+/// It is a secret, which is given where it is named at all.
+const PASSWORD: (&str, &[&str]) = ("sasl_password", &["kafka"]);
+
+/// A kind as messages call it.
+fn called(kind: &str) -> &'static str {
+    match kind {
+        "kafka" => "on Kafka",
+        "fluvio" => "on Fluvio",
+        _ => "embedded",
+    }
+}
+
 /// Reads the section; `None` where it has a problem.
 pub(super) fn read(fields: &mut Fields<'_>, reader: &mut Reader<'_>) -> Option<LogConfig> {
-    let given = LOG.iter().find(|spec| spec.name != "kind" && spec.name != "dir" && fields.get(spec.name).is_some());
+    let given: Vec<_> =
+        OF_BROKERS.iter().chain([&PASSWORD]).filter(|(name, _)| fields.get(name).is_some()).copied().collect();
+    let has = |name: &str| given.iter().any(|(given, _)| *given == name);
     let located = reader.settings(fields, LOG);
     let span = fields.span;
     let settings = &located.settings;
-    let kind = settings.get("kind").map(|_| settings.text("kind").to_owned());
-    match (kind?.as_str(), given) {
-        ("embedded", Some(given)) => {
-            let message = format!("`{}` is of a log on Kafka, and this one is embedded", given.name);
-            let hint = "write `kind: kafka`, or remove it";
-            reader.problems.add("setting.unused", located.span(given.name, span), message, hint);
-            None
-        }
-        ("embedded", None) => {
-            Some(LogConfig::Embedded { dir: settings.get("dir").map(|_| settings.text("dir"))?.into() })
-        }
-        _ => {
-            let given = ["brokers", "sasl_password"].map(|name| fields.get(name).is_some());
-            kafka(&located, span, given, reader).map(LogConfig::Kafka)
-        }
+    let kind = settings.get("kind").map(|_| settings.text("kind").to_owned())?;
+    if let Some((name, kinds)) = given.iter().find(|(_, kinds)| !kinds.contains(&kind.as_str())) {
+        let of: Vec<_> = kinds.iter().map(|kind| called(kind)).collect();
+        let message = format!("`{name}` is of a log {}, and this one is {}", of.join(" or "), called(&kind));
+        let hint = match kind.as_str() {
+            "embedded" => format!("write `kind: {}`, or remove it", kinds.join("` or `kind: ")),
+            "fluvio" if *name == "min_insync" => "remove it: on Fluvio all copies must have a record".to_owned(),
+            _ => "remove it".to_owned(),
+        };
+        reader.problems.add("setting.unused", located.span(name, span), message, hint);
+        return None;
     }
+    match kind.as_str() {
+        "embedded" => Some(LogConfig::Embedded { dir: settings.get("dir").map(|_| settings.text("dir"))?.into() }),
+        "fluvio" => fluvio(&located, span, has("endpoint"), reader).map(LogConfig::Fluvio),
+        _ => kafka(&located, span, ["brokers", "sasl_password"].map(has), reader).map(LogConfig::Kafka),
+    }
+}
+
+fn fluvio(located: &Located, span: Span, has_endpoint: bool, reader: &mut Reader<'_>) -> Option<FluvioConfig> {
+    let settings = &located.settings;
+    // What could not be read has been told.
+    settings.get("replication")?;
+    let (endpoint, prefix) = (settings.text("endpoint"), settings.text("prefix"));
+    let before = reader.problems.len();
+    if !has_endpoint {
+        let hint = "add `endpoint: \"HOST:9003\"`";
+        reader.problems.add("setting.missing", span, "`log` on Fluvio lacks `endpoint`", hint);
+    } else if HostPort::parse(endpoint).is_none_or(|at| at.port == 0) {
+        let message = format!("`endpoint` is `HOST:PORT`, not {endpoint:?}");
+        let hint = "write the controller's address for clients, as `\"fluvio1:9003\"`";
+        reader.problems.add("setting.type", located.span("endpoint", span), message, hint);
+    }
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if prefix.len() > 20 || prefix.starts_with('-') || !prefix.chars().all(legal) {
+        let message = format!("{prefix:?} cannot begin the names of topics on Fluvio");
+        let hint = "use lower-case letters, digits and `-`, at most 20 of them and no `-` first";
+        reader.problems.add("setting.type", located.span("prefix", span), message, hint);
+    }
+    (reader.problems.len() == before).then(|| FluvioConfig {
+        endpoint: endpoint.to_owned(),
+        prefix: prefix.to_owned(),
+        replication: u16::try_from(settings.integer("replication")).unwrap_or(u16::MAX),
+    })
 }
 
 fn kafka(

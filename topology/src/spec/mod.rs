@@ -18,7 +18,7 @@ pub use config::{
 };
 pub(crate) use declare::{Declarations, OperatorDecl, PortDecl, TableDecl, TopicDecl};
 pub use environment::{Environment, Override};
-pub use log::{KafkaConfig, LogConfig, Sasl, Tls};
+pub use log::{FluvioConfig, KafkaConfig, LogConfig, Sasl, Tls};
 pub use problem::{Note, Problem, Report};
 pub(crate) use problem::{Problems, nearest, quoted_list};
 pub use secret::{Secret, SecretError};
