@@ -47,7 +47,13 @@ pub(crate) struct Common {
     #[arg(long, global = true, env = "SLUICE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
     /// What is logged: a level (error, warn, info, debug, trace), or levels by module such as `info,sluice_log=debug`.
-    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "info,fluvio=warn,fluvio_socket=warn,fluvio_future=warn", value_name = "FILTER")]
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_LOG",
+        default_value = "info,fluvio=warn,fluvio_socket=warn,fluvio_future=warn",
+        value_name = "FILTER"
+    )]
     pub(crate) log: String,
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::common::SLUICE;
+use crate::common::{SLUICE, address};
 
 /// Runs the program in a directory, with a topology file there.
 fn sluice(topology: &str, args: &[&str]) -> (Output, tempfile::TempDir) {
@@ -129,4 +129,31 @@ fn what_cannot_be_read_or_found_is_named() {
     let topology = include_str!("topology.yaml");
     let (output, _dir) = sluice(topology, &["tap", "mining.jobs"]);
     assert!(!output.status.success(), "its variables are not set");
+}
+
+/// What is there for running a pool elsewhere has topologies without mistakes.
+#[test]
+fn the_topologies_of_deploy_hold() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let values = [
+        ("POOL_ADDRESS", address("signet", 0)),
+        ("BITCOIN_NETWORK", "signet".into()),
+        ("REDIS_URL", "redis://redis:6379".into()),
+        ("INFLUX_URL", "http://influx:8086".into()),
+        ("INFLUX_BUCKET", "sluice".into()),
+        ("INFLUX_TOKEN", "token".into()),
+        ("BITCOIN_RPC", "http://node:38332".into()),
+        ("BITCOIN_ZMQ", "tcp://node:28332".into()),
+        ("LEDGER_HOST", "postgres".into()),
+        ("KAFKA_0", "kafka:9092".into()),
+        ("KAFKA_1", "kafka:9092".into()),
+        ("KAFKA_2", "kafka:9092".into()),
+        ("KAFKA_PREFIX", "pool.".into()),
+    ];
+    for file in ["compose/topology.yaml", "kubernetes/topology.yaml"] {
+        let check =
+            Command::new(SLUICE).args(["check", "-f"]).arg(root.join(file)).envs(values.clone()).output().unwrap();
+        let (said, faults) = (String::from_utf8_lossy(&check.stdout), String::from_utf8_lossy(&check.stderr));
+        assert!(check.status.success(), "{file}: {said}\n{faults}");
+    }
 }
