@@ -17,6 +17,7 @@ mod genesis;
 mod kafka;
 mod memory;
 mod metrics;
+mod mixed;
 pub mod moving;
 mod registry;
 mod switch;
@@ -29,6 +30,7 @@ pub use genesis::{check_genesis, genesis_record, new_uuid, show_uuid};
 pub use kafka::{KafkaLog, KafkaOptions, Membership};
 pub use memory::MemoryLog;
 pub use metrics::{LATENCY_BOUNDS_US, LogMetrics};
+pub use mixed::MixedLog;
 pub use switch::{SwitchLog, read_only};
 pub use types::{Bounds, LogError, Partition, Record, Retention, TopicInfo, TopicSpec};
 

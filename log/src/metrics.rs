@@ -39,6 +39,30 @@ pub struct LogMetrics {
     pub stopped: u64,
 }
 
+impl LogMetrics {
+    /// Of two logs together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let mut latency = self.latency;
+        latency.iter_mut().zip(other.latency).for_each(|(sum, more)| *sum += more);
+        Self {
+            records: self.records + other.records,
+            bytes: self.bytes + other.bytes,
+            appends: self.appends + other.appends,
+            syncs: self.syncs + other.syncs,
+            commit_ns: self.commit_ns + other.commit_ns,
+            latency,
+            latency_sum_ns: self.latency_sum_ns + other.latency_sum_ns,
+            queued_bytes: self.queued_bytes + other.queued_bytes,
+            queue_full: self.queue_full + other.queue_full,
+            tail_reads: self.tail_reads + other.tail_reads,
+            disk_reads: self.disk_reads + other.disk_reads,
+            trimmed: self.trimmed + other.trimmed,
+            stopped: self.stopped.max(other.stopped),
+        }
+    }
+}
+
 /// The counters themselves.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {

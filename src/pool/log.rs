@@ -1,13 +1,14 @@
 //! The log, wherever the file says it is.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sluice_log::{
     EmbeddedLog, EmbeddedOptions, FluvioLog, FluvioOptions, KafkaLog, KafkaOptions, LogError, LogFollower, LogMetrics,
-    SharedLog, read_only,
+    MixedLog, SharedLog, read_only,
 };
 use sluice_topology::LogConfig;
 use sluice_topology::spec::{FluvioConfig, KafkaConfig};
@@ -21,6 +22,8 @@ pub(crate) enum OpenLog {
     Kafka(Arc<KafkaLog>),
     /// On SPUs of Fluvio, by any number of processes.
     Fluvio(Arc<FluvioLog>),
+    /// In several places: the main one first.
+    Mixed(Arc<MixedLog>, Vec<OpenLog>),
 }
 
 impl OpenLog {
@@ -30,15 +33,7 @@ impl OpenLog {
     /// If it is damaged or in use, or no broker answers.
     pub(crate) async fn open(config: &LogConfig) -> anyhow::Result<Self> {
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        match config {
-            LogConfig::Embedded { dir } => {
-                let made = std::fs::create_dir_all(dir);
-                made.with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
-                Self::open_embedded(EmbeddedOptions::new(dir)).await
-            }
-            LogConfig::Kafka(kafka) => Ok(Self::Kafka(KafkaLog::open(options(kafka)?).await?)),
-            LogConfig::Fluvio(fluvio) => Ok(Self::Fluvio(FluvioLog::open(on_fluvio(fluvio)).await?)),
-        }
+        Self::begin(config, None).await
     }
 
     /// Opens it to go on with the log `uuid`, which is somewhere else; begins it under that identity where there is none.
@@ -46,18 +41,42 @@ impl OpenLog {
     /// # Errors
     /// As [`OpenLog::open`], and if it has another identity.
     pub(crate) async fn open_as(config: &LogConfig, uuid: [u8; 16]) -> anyhow::Result<Self> {
+        Self::begin(config, Some(uuid)).await
+    }
+
+    async fn begin(config: &LogConfig, uuid: Option<[u8; 16]>) -> anyhow::Result<Self> {
         match config {
-            LogConfig::Embedded { dir } => {
-                std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-                Self::open_embedded(EmbeddedOptions { uuid: Some(uuid), ..EmbeddedOptions::new(dir) }).await
-            }
-            LogConfig::Kafka(kafka) => {
-                Ok(Self::Kafka(KafkaLog::open(KafkaOptions { uuid: Some(uuid), ..options(kafka)? }).await?))
-            }
-            LogConfig::Fluvio(fluvio) => {
-                Ok(Self::Fluvio(FluvioLog::open(FluvioOptions { uuid: Some(uuid), ..on_fluvio(fluvio) }).await?))
-            }
+            LogConfig::Mixed { main, .. } => Self::with_named(Self::begin_one(main, uuid).await?, config).await,
+            config => Self::begin_one(config, uuid).await,
         }
+    }
+
+    async fn begin_one(config: &LogConfig, uuid: Option<[u8; 16]>) -> anyhow::Result<Self> {
+        Ok(match config {
+            LogConfig::Embedded { dir } => {
+                let made = std::fs::create_dir_all(dir);
+                made.with_context(|| format!("cannot create the log's directory {}", dir.display()))?;
+                Self::open_embedded(EmbeddedOptions { uuid, ..EmbeddedOptions::new(dir) }).await?
+            }
+            LogConfig::Kafka(kafka) => Self::Kafka(KafkaLog::open(KafkaOptions { uuid, ..options(kafka)? }).await?),
+            LogConfig::Fluvio(fluvio) => {
+                Self::Fluvio(FluvioLog::open(FluvioOptions { uuid, ..on_fluvio(fluvio) }).await?)
+            }
+            LogConfig::Mixed { .. } => bail!("a log in several places cannot be a part of another one"),
+        })
+    }
+
+    /// The main log with the others that `config` names: these go on with its identity, or begin under it.
+    async fn with_named(main: Self, config: &LogConfig) -> anyhow::Result<Self> {
+        let LogConfig::Mixed { named, topics, .. } = config else { return Ok(main) };
+        let uuid = main.shared().uuid();
+        let (mut all, mut others) = (vec![main.clone()], BTreeMap::new());
+        for (name, config) in named {
+            let other = Self::begin_one(config, Some(uuid)).await.with_context(|| format!("log {name}"))?;
+            others.insert(name.clone(), other.shared());
+            all.push(other);
+        }
+        Ok(Self::Mixed(MixedLog::new(main.shared(), others, topics.clone())?, all))
     }
 
     /// Opens it, if there is one.
@@ -65,9 +84,17 @@ impl OpenLog {
     /// # Errors
     /// As [`OpenLog::open`].
     pub(crate) async fn find(config: &LogConfig) -> anyhow::Result<Option<Self>> {
+        let LogConfig::Mixed { main, .. } = config else { return Self::find_one(config).await };
+        match Self::find_one(main).await? {
+            Some(main) => Self::with_named(main, config).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn find_one(config: &LogConfig) -> anyhow::Result<Option<Self>> {
         Ok(match config {
             LogConfig::Embedded { dir } if is_there(dir) => Some(Self::open_embedded(EmbeddedOptions::new(dir)).await?),
-            LogConfig::Embedded { .. } => None,
+            LogConfig::Embedded { .. } | LogConfig::Mixed { .. } => None,
             LogConfig::Kafka(kafka) => KafkaLog::find(options(kafka)?).await?.map(Self::Kafka),
             LogConfig::Fluvio(fluvio) => FluvioLog::find(on_fluvio(fluvio)).await?.map(Self::Fluvio),
         })
@@ -100,6 +127,7 @@ impl OpenLog {
             Self::Embedded(log) => log.clone(),
             Self::Kafka(log) => log.clone(),
             Self::Fluvio(log) => log.clone(),
+            Self::Mixed(log, _) => log.clone(),
         }
     }
 
@@ -109,6 +137,7 @@ impl OpenLog {
             Self::Embedded(log) => log.metrics(),
             Self::Kafka(log) => log.metrics(),
             Self::Fluvio(log) => log.metrics(),
+            Self::Mixed(_, all) => all.iter().map(Self::metrics).fold(LogMetrics::default(), LogMetrics::plus),
         }
     }
 
@@ -121,6 +150,7 @@ impl OpenLog {
             Self::Embedded(log) => log.close(),
             Self::Kafka(log) => log.close(),
             Self::Fluvio(log) => log.close(),
+            Self::Mixed(_, all) => all.iter().map(Self::close).fold(Ok(()), Result::and),
         }
     }
 }
@@ -135,10 +165,21 @@ pub(crate) fn is_there(dir: &Path) -> bool {
 /// # Errors
 /// If it cannot be read.
 pub(crate) async fn find_to_read(config: &LogConfig) -> anyhow::Result<Option<SharedLog>> {
+    let LogConfig::Mixed { main, named, topics } = config else { return find_one_to_read(config).await };
+    let Some(main) = find_one_to_read(main).await? else { return Ok(None) };
+    let mut others = BTreeMap::new();
+    for (name, config) in named {
+        let other = find_one_to_read(config).await?;
+        others.insert(name.clone(), other.with_context(|| format!("log {name}: {}", cannot_read(config)))?);
+    }
+    Ok(Some(MixedLog::new(main, others, topics.clone())?))
+}
+
+async fn find_one_to_read(config: &LogConfig) -> anyhow::Result<Option<SharedLog>> {
     let failed = || cannot_read(config);
     Ok(match config {
         LogConfig::Embedded { dir } if is_there(dir) => Some(LogFollower::open(dir).with_context(failed)?),
-        LogConfig::Embedded { .. } => None,
+        LogConfig::Embedded { .. } | LogConfig::Mixed { .. } => None,
         LogConfig::Kafka(kafka) => {
             KafkaLog::find(options(kafka)?).await.with_context(failed)?.map(|log| read_only(log))
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sluice_log::{EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogFollower, Partition, SharedLog};
+use sluice_log::{EmbeddedLog, EmbeddedOptions, KafkaLog, KafkaOptions, LogFollower, MixedLog, Partition, SharedLog};
 use sluice_proto::v1::Envelope;
 use sluice_proto::{Body, Offset};
 use sluice_testkit::harness::PoolProcess;
@@ -116,19 +116,44 @@ pub fn on_kafka(pool: &PoolProcess, kafka: &Kafka) {
 /// Where [`on_kafka`] leaves what [`open_log`] needs.
 pub const KAFKA: &str = "on-kafka";
 
+/// Puts the topics that money is made of on brokers, for a pool that has not been started; the others stay where they are.
+pub fn partly_on_kafka(pool: &PoolProcess, kafka: &Kafka) {
+    let (brokers, prefix) = (kafka.brokers(), format!("{}-", pool.dir().file_name().unwrap().to_string_lossy()));
+    let logs = format!(
+        "logs: {{ warm: {{ kind: kafka, brokers: {brokers:?}, prefix: {prefix}, replication: 1, min_insync: 1 }} }}\ntopics:"
+    );
+    let topology = include_str!("topology.yaml").replace("topics:\n", &format!("{logs}\n"));
+    let warm = WARM_TOPICS.iter().fold(topology, |topology, topic| {
+        topology.replace(&format!("  {topic}:"), &format!("  {topic}: {{ log: warm }} # "))
+    });
+    pool.set_topology(&warm).unwrap();
+    std::fs::write(pool.dir().join(WARM), format!("{prefix} 1 1 {}", brokers.join(" "))).unwrap();
+}
+
+/// Where [`partly_on_kafka`] leaves what [`open_log`] needs.
+const WARM: &str = "partly-on-kafka";
+const WARM_TOPICS: [&str; 2] = ["share.tallies", "block.outcomes"];
+
 /// The log of a pool that has ended.
 pub fn open_log(dir: &Path) -> SharedLog {
     match std::fs::read_to_string(dir.join(KAFKA)) {
         Ok(kafka) => log_on_kafka(&kafka),
-        Err(_) => EmbeddedLog::open(EmbeddedOptions::new(dir.join("log"))).unwrap(),
+        Err(_) => with_warm(dir, EmbeddedLog::open(EmbeddedOptions::new(dir.join("log"))).unwrap()),
     }
+}
+
+fn with_warm(dir: &Path, main: SharedLog) -> SharedLog {
+    let Ok(kafka) = std::fs::read_to_string(dir.join(WARM)) else { return main };
+    let others = BTreeMap::from([("warm".to_owned(), log_on_kafka(&kafka))]);
+    let topics = WARM_TOPICS.map(|topic| (topic.to_owned(), "warm".to_owned()));
+    MixedLog::new(main, others, topics.into()).unwrap()
 }
 
 /// The log of a pool, which may run.
 pub fn follow_log(dir: &Path) -> SharedLog {
     match std::fs::read_to_string(dir.join(KAFKA)) {
         Ok(kafka) => log_on_kafka(&kafka),
-        Err(_) => LogFollower::open(dir.join("log")).unwrap(),
+        Err(_) => with_warm(dir, LogFollower::open(dir.join("log")).unwrap()),
     }
 }
 

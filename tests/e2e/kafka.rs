@@ -8,7 +8,7 @@ use sluice_testkit::miner::CpuMiner;
 use sluice_testkit::simnode::{SimNode, SimNodeConfig};
 
 use crate::books::{Sent, close, close_parts, sent_by};
-use crate::common::{PATIENCE, Setup, on_kafka, pool};
+use crate::common::{PATIENCE, Setup, on_kafka, partly_on_kafka, pool};
 use crate::crash::{NBITS, miner, survives};
 
 /// S1, B1, M1, P1, S2: as on an embedded log, with six kills of the program.
@@ -16,6 +16,13 @@ use crate::crash::{NBITS, miner, survives};
 fn s1_accepted_shares_and_blocks_survive_kill_9_on_kafka() {
     let kafka = Kafka::shared().unwrap();
     survives(6, |pool| on_kafka(pool, &kafka));
+}
+
+/// S1, M1: shares in an embedded log, what money is made of on brokers; kills of the program.
+#[test]
+fn s1_topics_on_several_logs_survive_kill_9() {
+    let kafka = Kafka::shared().unwrap();
+    survives(4, |pool| partly_on_kafka(pool, &kafka));
 }
 
 /// S1: brokers die one after the other under load. Miners are answered late, and nothing is lost; the pool goes on.

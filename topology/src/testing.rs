@@ -144,6 +144,7 @@ static GATEWAY: Kind = Kind {
         setting("listen", SettingType::Addresses, Some("0.0.0.0:3333")),
         setting("ack", SettingType::Word(&["durable"]), Some("durable")),
         setting("token", SettingType::Secret, Some("")),
+        setting("cache", SettingType::Cache, Some("")),
         setting("doors", SettingType::Entries(DOOR), Some("")),
     ],
     role: Role::Service,

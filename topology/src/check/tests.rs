@@ -685,3 +685,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn topics_name_logs_that_are_there() {
+    let with = |logs: &str, topic: &str| {
+        let change =
+            [("topics:", format!("{logs}\ntopics:")), ("share.tallies:      { partitions: 4 }", topic.to_owned())];
+        changed(&change.each_ref().map(|(from, to)| (*from, to.as_str())))
+    };
+    let (warm, tallies) =
+        ("logs: { warm: { kind: kafka, brokers: [ 'a:9092' ] } }", "share.tallies: { partitions: 4, log: warm }");
+    let config = graph(&with(warm, tallies)).config;
+    let crate::LogConfig::Mixed { topics, named, .. } = &config.log else { unreachable!("{}", config.log) };
+    assert_eq!((topics.len(), topics["share.tallies"].as_str()), (1, "warm"));
+    assert_eq!(config.log.to_string(), "in ./data/log, warm on a:9092");
+    assert!(named.contains_key("warm"));
+    let wrong = "share.tallies: { partitions: 4, log: wram }";
+    expect_of(&with(warm, wrong), &[("log.unknown", "log: ^wram")]);
+    let direct = warm.to_owned() + "\n#";
+    let direct = with(&direct, tallies)
+        .replace("share.checked:      { direct: true }", "share.checked: { direct: true, log: warm }");
+    expect_of(&direct, &[("setting.unused", "log: ^warm }\n  share.judged")]);
+    expect_of(&with("logs: { warm: { dir: ./data/log } }", tallies), &[("log.twice", "^warm: { dir")]);
+    expect_of(&with("logs: { warm: { kind: kafka } }", tallies), &[("setting.missing", "^warm: { kind")]);
+}
+
+#[test]
+fn gateways_name_caches_that_are_there() {
+    let with = |caches: &str, name: &str| {
+        let change = [("topics:", format!("{caches}\ntopics:")), ("id: 1,", format!("id: 1, cache: {name},"))];
+        changed(&change.each_ref().map(|(from, to)| (*from, to.as_str())))
+    };
+    let redis = "caches: { shared: { kind: redis, url: 'redis://HOST:6379' } }";
+    expect_of(&with(redis, "shared"), &[]);
+    expect_of(&with("caches: { shared: { kind: memory } }", "shared"), &[]);
+    expect_of(&with(redis, "shred"), &[("cache.unknown", "cache: ^shred")]);
+    expect_of(&with("caches: { shared: { kind: redis } }", "shared"), &[("setting.missing", "^shared: { kind")]);
+    let inline = "caches: { shared: { kind: redis, url: 'redis://:secret@HOST' } }";
+    expect_of(&with(inline, "shared"), &[("secret.inline", "url: ^'redis")]);
+    let tls = "caches: { shared: { kind: redis, url: 'rediss://HOST' } }";
+    expect_of(&with(tls, "shared"), &[("setting.type", "url: ^'rediss")]);
+    let unused = "caches: { shared: { kind: memory, url: 'redis://HOST' } }";
+    expect_of(&with(unused, "shared"), &[("setting.unused", "url: ^'redis")]);
+}

@@ -131,6 +131,10 @@ pub(crate) struct Facts {
     pub listen: Option<Spanned<String>>,
     /// Names of caches.
     pub caches: Vec<String>,
+    /// Names of logs besides the main one.
+    pub logs: Vec<String>,
+    /// Where they are, unless one has a problem.
+    pub named_logs: Option<BTreeMap<String, LogConfig>>,
 }
 
 const fn setting(name: &'static str, ty: SettingType, default: Option<&'static str>, doc: &'static str) -> SettingSpec {
@@ -193,6 +197,7 @@ pub(crate) const TOPIC_SETTINGS: &[SettingSpec] = &[
     setting("retention", SettingType::Duration, Some(""), "For how long records are kept; for ever where left out."),
     setting("retention_bytes", SettingType::Size, Some(""), "Bytes kept per partition; no bound where left out."),
     setting("direct", SettingType::Flag, Some("false"), "Handed over inside a task, never stored."),
+    setting("log", SettingType::Text, Some(""), "Which of `logs` stores it; the main `log` where left out."),
     setting(
         "archive",
         SettingType::Flag,
@@ -220,9 +225,10 @@ const LEDGER_URL: &str = "sqlite:./data/ledger.db";
 
 /// The sections of the file with their settings, for the reference. `ledger.url` and the `url` of a cache are not
 /// among them: they are secrets only where they hold a password.
-pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 10] {
+pub fn top_level_reference() -> [(&'static str, &'static [SettingSpec]); 11] {
     [
         ("log", log::LOG),
+        ("logs.NAME", log::LOG),
         ("state", STATE),
         ("state.checkpoints", CHECKPOINTS),
         ("bitcoin", BITCOIN),
@@ -244,6 +250,7 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
     let http = section(top, "http", HTTP, reader);
     let limits = section(top, "limits", LIMITS, reader);
     let (names, caches) = caches::read(top, reader);
+    let (logs, named_logs) = log::read_named(top, log.as_ref(), reader);
     if let (Some(bitcoin), Some(ledger)) = (&bitcoin, &ledger) {
         maturity(&bitcoin.value, ledger, reader);
     }
@@ -256,7 +263,7 @@ pub(crate) fn read<'n>(top: &mut Fields<'n>, reader: &mut Reader<'_>) -> (Option
         Some(Spanned::new(http.located.settings.text("listen").to_owned(), http.located.span("listen", http.span)))
     });
     let (checkpoint, outage) = (duration(&checkpoints, "every"), duration(&limits, "outage"));
-    let facts = Facts { checkpoint, outage, listen, caches: names };
+    let facts = Facts { checkpoint, outage, listen, caches: names, logs, named_logs };
     let config = assemble((log, caches), (state, checkpoints), bitcoin, ledger, http, limits);
     (config, facts)
 }

@@ -1,10 +1,12 @@
 //! The wiring as the file declares it: topics, tables and operators, checked one by one.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::Spanned;
 use super::config::{self, Config, Facts, TOPIC_SETTINGS};
 use super::fields::{Fields, Located, Reader};
+use super::log::LogConfig;
 use super::node::{Entry, Node, Value};
 use super::problem::{nearest, quoted_list};
 use super::source::Span;
@@ -89,6 +91,7 @@ pub(crate) fn declarations(root: Option<&Node>, registry: &Registry, reader: &mu
     let (config, facts) = config::read(&mut top, reader);
     let mut out = Declarations { config, facts, ..Declarations::default() };
     out.topics = entries(&mut top, "topics", true, reader).iter().filter_map(|it| topic(it, reader)).collect();
+    mix_logs(&mut out, reader);
     for entry in entries(&mut top, "tables", false, reader) {
         out.tables.extend(table(entry, registry, reader, &mut out.doubtful));
     }
@@ -98,6 +101,37 @@ pub(crate) fn declarations(root: Option<&Node>, registry: &Registry, reader: &mu
     out.operators.iter().for_each(|operator| caches(operator, &out.facts.caches, reader));
     top.finish(reader);
     out
+}
+
+/// Puts topics on the logs that they name, which are in the file.
+fn mix_logs(out: &mut Declarations, reader: &mut Reader<'_>) {
+    let known = &out.facts.logs;
+    let mut topics = BTreeMap::new();
+    for topic in &out.topics {
+        let (settings, name) = (&topic.located.settings, topic.located.settings.text("log"));
+        let span = topic.located.span("log", topic.name.span);
+        if name.is_empty() {
+            continue;
+        }
+        if settings.flag("direct") {
+            let message = format!("topic `{}` is direct and on no log", topic.name.value);
+            reader.problems.add("setting.unused", span, message, "remove `log`");
+        } else if !known.iter().any(|log| log == name) {
+            let hint = match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add `{name}: {{ kind: ... }}` to `logs`, or remove it: then the main `log` stores it"),
+            };
+            let message = format!("topic `{}` names a log `{name}` that does not exist", topic.name.value);
+            reader.problems.add("log.unknown", span, message, hint);
+        } else {
+            topics.insert(topic.name.value.clone(), name.to_owned());
+        }
+    }
+    let Some(named) = out.facts.named_logs.take().filter(|named| !named.is_empty()) else { return };
+    if let Some(config) = &mut out.config {
+        let main = Box::new(config.log.clone());
+        config.log = LogConfig::Mixed { main, named, topics };
+    }
 }
 
 /// Caches that an operator names are in the file.

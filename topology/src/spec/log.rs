@@ -1,8 +1,10 @@
 //! The section `log`: where topics are stored.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::declare::entries;
 use super::fields::{Fields, Located, Reader};
 use super::secret::Secret;
 use super::source::Span;
@@ -21,12 +23,30 @@ pub enum LogConfig {
     Kafka(KafkaConfig),
     /// On SPUs of Fluvio.
     Fluvio(FluvioConfig),
+    /// In several places.
+    Mixed {
+        /// Where a topic is that names no other log.
+        main: Box<LogConfig>,
+        /// The others, by name.
+        named: BTreeMap<String, LogConfig>,
+        /// Name of another log by topic.
+        topics: BTreeMap<String, String>,
+    },
 }
 
 impl LogConfig {
     /// What is no mistake, but to be known before anyone relies on the log.
     pub fn warnings(&self) -> Vec<String> {
-        let Self::Fluvio(fluvio) = self else { return Vec::new() };
+        let fluvio = match self {
+            Self::Fluvio(fluvio) => fluvio,
+            Self::Mixed { main, named, .. } => {
+                let mut all: Vec<String> = main.warnings();
+                all.extend(named.values().flat_map(Self::warnings));
+                all.dedup();
+                return all;
+            }
+            Self::Embedded { .. } | Self::Kafka(_) => return Vec::new(),
+        };
         let mut warnings = vec![
             "log: Fluvio acknowledges what its SPUs have written, and none of them syncs it to a disk: what was acknowledged \
              is lost where all that hold a copy lose power at once. It knows no idempotent producer: what was sent again is \
@@ -56,6 +76,10 @@ impl fmt::Display for LogConfig {
             Self::Fluvio(fluvio) => {
                 write!(f, "on Fluvio at {}", fluvio.endpoint)?;
                 if fluvio.prefix.is_empty() { Ok(()) } else { write!(f, " (prefix {})", fluvio.prefix) }
+            }
+            Self::Mixed { main, named, .. } => {
+                write!(f, "{main}")?;
+                named.iter().try_for_each(|(name, log)| write!(f, ", {name} {log}"))
             }
         }
     }
@@ -199,6 +223,39 @@ fn called(kind: &str) -> &'static str {
         "fluvio" => "on Fluvio",
         _ => "embedded",
     }
+}
+
+/// Reads the section `logs`: names of all, and their places; `None` where one has a problem.
+pub(super) fn read_named<'n>(
+    top: &mut Fields<'n>,
+    main: Option<&LogConfig>,
+    reader: &mut Reader<'_>,
+) -> (Vec<String>, Option<BTreeMap<String, LogConfig>>) {
+    let (mut names, mut all) = (Vec::new(), Some(BTreeMap::new()));
+    for entry in entries(top, "logs", false, reader) {
+        let name = entry.key.value.clone();
+        let fields = Fields::of(&entry.value, format!("log `{name}`"), reader);
+        let log = fields.and_then(|fields| {
+            let mut fields = fields.at(entry.key.span);
+            let log = read(&mut fields, reader);
+            fields.finish(reader);
+            log
+        });
+        if let Some(log) = &log
+            && (Some(log) == main || all.iter().flat_map(BTreeMap::values).any(|other| other == log))
+        {
+            let message = format!("log `{name}` is in the same place as another one: {log}");
+            let hint = "give it a directory, a prefix or a cluster of its own";
+            reader.problems.add("log.twice", entry.key.span, message, hint);
+            all = None;
+        }
+        all = all.zip(log).map(|(mut all, log)| {
+            all.insert(name.clone(), log);
+            all
+        });
+        names.push(name);
+    }
+    (names, all)
 }
 
 /// Reads the section; `None` where it has a problem.
