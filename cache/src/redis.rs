@@ -110,8 +110,16 @@ impl RedisCache {
         handed
     }
 
-    /// The answer, or `absent` if it does not come in time.
-    fn answer<T: Send + Copy + 'static>(answer: oneshot::Receiver<T>, absent: T) -> BoxFuture<'static, T> {
+    /// The answer to a request, or `absent` if it does not come in time.
+    fn ask<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        absent: T,
+    ) -> BoxFuture<'static, T> {
+        let (to, answer) = oneshot::channel();
+        if !self.hand_over(request(to)) {
+            return ready(absent).boxed();
+        }
         async move { tokio::time::timeout(PATIENCE, answer).await.ok().and_then(Result::ok).unwrap_or(absent) }.boxed()
     }
 }
@@ -122,22 +130,14 @@ impl Cache for RedisCache {
     }
 
     fn get(&self, key: &str) -> BoxFuture<'static, Option<Entry>> {
-        let (to, answer) = oneshot::channel();
-        if !self.hand_over(Request::Get(self.key(key), to)) {
-            return ready(None).boxed();
-        }
-        async move { tokio::time::timeout(PATIENCE, answer).await.ok()?.ok()? }.boxed()
+        self.ask(|to| Request::Get(self.key(key), to), None)
     }
 
     fn take(&self, key: &str, rate: Rate) -> BoxFuture<'static, Taken> {
-        let (to, answer) = oneshot::channel();
         if rate.count == 0 {
             return ready(Taken::Exceeded(rate.window)).boxed();
         }
-        if !self.hand_over(Request::Take(self.key(key), rate, to)) {
-            return ready(Taken::Unknown).boxed();
-        }
-        Self::answer(answer, Taken::Unknown)
+        self.ask(|to| Request::Take(self.key(key), rate, to), Taken::Unknown)
     }
 
     fn health(&self) -> CacheHealth {

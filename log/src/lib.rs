@@ -149,3 +149,11 @@ pub(crate) fn trim_to(of: &Partition, bounds: Bounds, before: Offset) -> Result<
     // Without the record at 0, which stays, a partition that starts at 1 is one that starts at 0.
     Ok((start > bounds.start.get().max(1)).then_some(start))
 }
+
+/// Whether a reader behind the genesis record may be at `asked` in a partition with these bounds (invariant P1).
+pub(crate) fn check_range(at: &Partition, asked: Offset, Bounds { start, next }: Bounds) -> Result<(), LogError> {
+    if (start.max(Offset::new(1))..=next).contains(&asked) {
+        return Ok(());
+    }
+    Err(LogError::OutOfRange { partition: at.clone(), asked, start, next })
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sluice_proto::Offset;
 
-use crate::{Bounds, Log, LogError, Partition, Retention, SharedLog, TopicSpec};
+use crate::{Bounds, LogError, Partition, Retention, SharedLog, TopicSpec};
 
 /// Topic of a log that was brought from elsewhere: it has a record once all is there.
 pub const BROUGHT: &str = "sluice.brought";
@@ -28,13 +28,9 @@ pub struct Brought {
     pub bounds: Bounds,
 }
 
-/// Whether a log was to be brought from elsewhere and is not complete.
-///
-/// # Errors
-/// If it does not answer.
-pub async fn is_incomplete(log: &dyn Log) -> Result<bool, LogError> {
-    let known = log.topics().await?.iter().any(|topic| &*topic.name == BROUGHT);
-    Ok(known && log.bounds(&Partition::new(BROUGHT, 0)).await?.next <= Offset::new(1))
+/// Whether a log is not complete whose topic [`BROUGHT`] has these bounds; one without the topic was not brought from anywhere.
+pub fn is_incomplete(brought: Option<Bounds>) -> bool {
+    brought.is_some_and(|bounds| bounds.next <= Offset::new(1))
 }
 
 /// Brings all topics of `old` to `new`, which has the same identity and no topic yet, or those of a time that this was
@@ -54,7 +50,8 @@ pub async fn bring(old: &SharedLog, new: &SharedLog, done: &mut dyn FnMut(Brough
     }
     let marker = TopicSpec { name: BROUGHT.into(), partitions: 1, retention: Retention::default() };
     new.create_topic(&marker).await?;
-    if !is_incomplete(&**new).await? {
+    let place = Partition::new(BROUGHT, 0);
+    if !is_incomplete(Some(new.bounds(&place).await?)) {
         return Ok(0);
     }
     let mut records = 0;
@@ -73,7 +70,7 @@ pub async fn bring(old: &SharedLog, new: &SharedLog, done: &mut dyn FnMut(Brough
         }
         new.create_topic(&TopicSpec { retention: topic.retention, ..spec }).await?;
     }
-    new.append(&Partition::new(BROUGHT, 0), vec![Bytes::from_static(b"complete")]).await?;
+    new.append(&place, vec![Bytes::from_static(b"complete")]).await?;
     Ok(records)
 }
 
@@ -125,40 +122,37 @@ fn hole(at: &Partition, expected: u64, found: Offset) -> LogError {
     ))
 }
 
-/// For tests on every back end: what was brought is there, record by record.
-///
-/// # Errors
-/// As [`bring`].
-pub async fn is_same(one: &SharedLog, other: &SharedLog) -> Result<bool, LogError> {
-    for topic in one.topics().await?.into_iter().filter(|topic| &*topic.name != BROUGHT) {
-        for at in topic.all() {
-            let (bounds, there) = (one.bounds(&at).await?, other.bounds(&at).await?);
-            let mut here = bounds.start.max(Offset::new(1));
-            if bounds.next != there.next || here < there.start {
-                return Ok(false);
-            }
-            while here < bounds.next {
-                let (read, again) = (
-                    one.read(&at, here, BYTES, Duration::ZERO).await?,
-                    other.read(&at, here, BYTES, Duration::ZERO).await?,
-                );
-                let same = read.iter().zip(&again).take_while(|(one, other)| one == other).count();
-                if same == 0 {
-                    return Ok(false);
-                }
-                here = read[same - 1].offset.next();
-            }
-        }
-    }
-    Ok(one.uuid() == other.uuid())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{EmbeddedLog, EmbeddedOptions};
+    use crate::{EmbeddedLog, EmbeddedOptions, Log};
+
+    /// What was brought is there, record by record.
+    async fn is_same(one: &SharedLog, other: &SharedLog) -> Result<bool, LogError> {
+        for topic in one.topics().await?.into_iter().filter(|topic| &*topic.name != BROUGHT) {
+            for at in topic.all() {
+                let (bounds, there) = (one.bounds(&at).await?, other.bounds(&at).await?);
+                let mut here = bounds.start.max(Offset::new(1));
+                if bounds.next != there.next || here < there.start {
+                    return Ok(false);
+                }
+                while here < bounds.next {
+                    let (read, again) = (
+                        one.read(&at, here, BYTES, Duration::ZERO).await?,
+                        other.read(&at, here, BYTES, Duration::ZERO).await?,
+                    );
+                    let same = read.iter().zip(&again).take_while(|(one, other)| one == other).count();
+                    if same == 0 {
+                        return Ok(false);
+                    }
+                    here = read[same - 1].offset.next();
+                }
+            }
+        }
+        Ok(one.uuid() == other.uuid())
+    }
 
     async fn filled(dir: &std::path::Path) -> Arc<EmbeddedLog> {
         let log = EmbeddedLog::open(EmbeddedOptions::new(dir)).unwrap();
@@ -187,11 +181,15 @@ mod tests {
         let spec = TopicSpec { name: "shares".into(), partitions: 2, retention: Retention::default() };
         shared.create_topic(&spec).await.unwrap();
         partition_to(&old, &shared, &Partition::new("shares", 0)).await.unwrap();
-        assert!(is_incomplete(&*shared).await.unwrap() && !is_incomplete(&*old).await.unwrap());
+        let place = Partition::new(BROUGHT, 0);
+        assert!(
+            is_incomplete(Some(shared.bounds(&place).await.unwrap())) && !is_incomplete(old.bounds(&place).await.ok())
+        );
         let mut partitions = Vec::new();
         let records = bring(&old, &shared, &mut |brought| partitions.push(brought.partition)).await.unwrap();
         assert_eq!((records, partitions.len()), (201, 4), "300 of partition 0 were there; of 1, 100 to 300");
-        assert!(!is_incomplete(&*shared).await.unwrap() && is_same(&old, &shared).await.unwrap());
+        assert!(!is_incomplete(Some(shared.bounds(&place).await.unwrap())));
+        assert!(is_same(&old, &shared).await.unwrap());
         let shares = shared.topics().await.unwrap().into_iter().find(|topic| &*topic.name == "shares").unwrap();
         assert_eq!(shares.retention.age, Some(Duration::from_secs(3_600)));
         assert_eq!(bring(&old, &shared, &mut |_| ()).await.unwrap(), 0, "it is complete");

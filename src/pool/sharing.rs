@@ -53,7 +53,8 @@ impl Sharing {
         let (mut units, mut fixed) = (Vec::new(), Vec::new());
         for group in graph.groups.iter().filter(|group| graph.chosen(group, only).is_some()) {
             let first = graph.members(group).next().context("a task without operators")?;
-            let task = plan.tasks.iter().find(|task| task.shown.starts_with(group.name.as_str()));
+            let task =
+                plan.tasks.iter().find(|task| group.partitions.iter().any(|&it| group.task_name(it) == task.name));
             let input = task.and_then(|task| task.inputs.first());
             let topic = input.map(|input| &input.topic).with_context(|| format!("{} reads nothing", group.name))?;
             let (name, single) = (first.name.clone(), group.parallel == Parallel::Single);

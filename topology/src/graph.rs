@@ -135,6 +135,11 @@ impl Node {
 }
 
 impl Group {
+    /// Whether other instances work on the other partitions.
+    pub fn is_partial(&self) -> bool {
+        self.parallel == Parallel::PerPartition && self.partitions.len() as u32 != self.of
+    }
+
     /// Name of the task on `partition` by the group's identity: it names its state, and its hash the producer of its
     /// records.
     pub fn task_name(&self, partition: u32) -> String {
@@ -251,7 +256,7 @@ impl Graph {
             let name = &group.name;
             let numbers = match group.parallel {
                 Parallel::Single => 0..1,
-                Parallel::PerPartition if group.partitions.len() as u32 != group.of => {
+                Parallel::PerPartition if group.is_partial() => {
                     return Err(format!(
                         "{name} works on some partitions of {} only: leave out its `partitions` until the change is done",
                         topic.name

@@ -79,9 +79,9 @@ struct State {
     piece: BytesMut,
 }
 
-impl Cursor {
-    /// A cursor on a partition, from offset `from` on.
-    pub(super) fn new(cluster: Arc<Cluster>, runtime: &Handle, place: Place, from: u64) -> Self {
+impl Shared {
+    /// Of a cursor from offset `from` on.
+    fn new(from: u64) -> Arc<Self> {
         let state = State {
             records: VecDeque::new(),
             bytes: 0,
@@ -93,7 +93,14 @@ impl Cursor {
             used: Instant::now(),
             piece: BytesMut::new(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), room: Notify::new() });
+        Arc::new(Self { state: Mutex::new(state), came: Notify::new(), room: Notify::new() })
+    }
+}
+
+impl Cursor {
+    /// A cursor on a partition, from offset `from` on.
+    pub(super) fn new(cluster: Arc<Cluster>, runtime: &Handle, place: Place, from: u64) -> Self {
+        let shared = Shared::new(from);
         let of_task = Arc::clone(&shared);
         let task = runtime.spawn(async move {
             // A panic of the client's, on what comes from outside, ends the task: who reads is told.
@@ -316,21 +323,6 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
-    fn shared(from: u64) -> Arc<Shared> {
-        let state = State {
-            records: VecDeque::new(),
-            bytes: 0,
-            ahead: 0,
-            first: from,
-            read: from,
-            next: from,
-            failed: None,
-            used: Instant::now(),
-            piece: BytesMut::new(),
-        };
-        Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), room: Notify::new() })
-    }
-
     /// `count` records of `bytes`, the first at `base`, as they come.
     fn answer(base: i64, count: usize, bytes: usize) -> FetchablePartitionResponse<RecordSet<RawRecords>> {
         use fluvio::dataplane::record::Batch;
@@ -354,7 +346,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_is_given_from_the_place_on() {
-        let shared = shared(12);
+        let shared = Shared::new(12);
         let cursor = cursor(&shared);
         assert!(matches!(cursor.look(12, 100), Found::Nothing));
         // The batch that holds the place begins before it.
@@ -373,7 +365,7 @@ mod tests {
     /// What nobody has read stays, and nothing more is asked for; of what was read, the newest MiB stays.
     #[tokio::test]
     async fn what_was_not_read_is_kept_and_bounded() {
-        let shared = shared(0);
+        let shared = Shared::new(0);
         let cursor = cursor(&shared);
         let record = 1 << 16;
         shared.take(&answer(0, 40, record)).unwrap();

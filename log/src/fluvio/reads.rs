@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::cluster::Place;
 use super::{Inner, KnownPartition, marks};
 use crate::metrics::count;
-use crate::{Bounds, LogError, Partition, Record};
+use crate::{Bounds, LogError, Partition, Record, check_range};
 
 /// How long a record that is there may take to come: SPUs may change meanwhile.
 pub(super) const ARRIVES: Duration = Duration::from_secs(30);
@@ -145,11 +145,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-fn check_range(at: &Partition, asked: Offset, Bounds { start, next }: Bounds) -> Result<(), LogError> {
-    if (start.max(Offset::new(1))..=next).contains(&asked) {
-        return Ok(());
-    }
-    Err(LogError::OutOfRange { partition: at.clone(), asked, start, next })
 }

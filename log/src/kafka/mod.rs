@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use crate::genesis::{genesis_record, new_uuid};
 use crate::metrics::count;
 use crate::registry::{self, Named, Registry};
-use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec};
+use crate::{Bounds, Log, LogError, LogMetrics, Partition, Record, Retention, TopicInfo, TopicSpec, check_range};
 use appends::{Appends, Slot};
 pub use membership::Membership;
 use readers::{Place, Readers};
@@ -501,13 +501,6 @@ impl Log for KafkaLog {
         let (inner, of) = (Arc::clone(&self.inner), of.clone());
         async move { inner.trim(&of, before).await }.boxed()
     }
-}
-
-fn check_range(at: &Partition, asked: Offset, Bounds { start, next }: Bounds) -> Result<(), LogError> {
-    if (start.max(Offset::new(1))..=next).contains(&asked) {
-        return Ok(());
-    }
-    Err(LogError::OutOfRange { partition: at.clone(), asked, start, next })
 }
 
 /// Number of a partition as Kafka counts.

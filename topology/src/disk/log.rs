@@ -7,7 +7,7 @@ use sluice_log::{Bounds, LogError, Partition, Retention, SharedLog, TopicInfo, T
 use sluice_proto::hash64;
 
 use super::{TopicJudged, TopicStanding};
-use crate::graph::{Graph, Topic};
+use crate::graph::{Graph, Group, Topic};
 use crate::runtime::Owners;
 use crate::runtime::rescale::{self, RescaleError};
 use crate::spec::format_duration;
@@ -17,7 +17,7 @@ pub struct LogFacts {
     /// Its UUID.
     pub(super) uuid: [u8; 16],
     topics: BTreeMap<Arc<str>, (TopicInfo, Vec<Bounds>)>,
-    /// Who has ever run a task.
+    /// Who has ever run a task, where the file shares out partitions among instances.
     owners: Arc<Owners>,
     /// Why a generation of a topic cannot be used.
     pub(super) unfinished: Option<String>,
@@ -38,12 +38,13 @@ impl LogFacts {
             topics.insert(Arc::clone(&topic.name), (topic, bounds));
         }
         let owners = Owners::new(log.clone(), [0; 16]);
-        if topics.contains_key(&*Owners::topic().name) {
+        // Only a file that shares out partitions asks who has run what: claims are read again by who takes one.
+        if graph.groups.iter().any(Group::is_partial) && topics.contains_key(&*Owners::topic().name) {
             owners.catch_up().await.map_err(|error| LogError::Storage(error.to_string()))?;
         }
-        let incomplete = moving::is_incomplete(&**log).await?;
+        let brought = topics.get(moving::BROUGHT).and_then(|(_, bounds)| bounds.first().copied());
         let unfinished = match rescale::check(graph, log).await {
-            Ok(()) => incomplete.then(|| {
+            Ok(()) => moving::is_incomplete(brought).then(|| {
                 "the log has not been brought here completely: run `sluice replay --from-log` again until it ends"
                     .to_owned()
             }),
@@ -53,7 +54,7 @@ impl LogFacts {
         Ok(Self { uuid: log.uuid(), topics, owners, unfinished })
     }
 
-    /// Whether the task of this name has ever run on the log.
+    /// Whether the task of this name has ever run on the log; for a file that shares out partitions.
     pub(super) fn has_run(&self, task: &str) -> bool {
         self.owners.newest(hash64(task)).is_some()
     }

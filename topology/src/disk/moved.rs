@@ -64,7 +64,7 @@ fn reasons(states: impl Iterator<Item = PathBuf>, tasks: &[TaskSpec], log: &LogF
 /// to readers their records would be those of another task.
 pub(super) fn refuse_shared_out(judged: &mut [TaskJudged], graph: &Graph, log: &LogFacts) {
     let kind = |group: &Group| graph.members(group).next().map(|node| node.kind.name);
-    let shared = graph.groups.iter().filter(|group| group.partitions.len() as u32 != group.of);
+    let shared = graph.groups.iter().filter(|group| group.is_partial());
     for group in shared {
         let others = graph.groups.iter().filter(|other| other.identity != group.identity && kind(other) == kind(group));
         let others: Vec<&Group> = others.collect();
